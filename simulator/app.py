@@ -1,0 +1,212 @@
+"""The HTTP edge: one ASGI application that answers as a CloudStack management server does.
+
+The life of a request: path and size -> parameters (query over form) -> delay and faults -> clock tick -> login or
+signature -> command -> JSON. Beside `/client/api` there is a small control API for tests below `/simulator/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from simulator import errors, families, signature
+from simulator.commands import HANDLERS, SPECS, execute
+from simulator.errors import ApiError
+from simulator.world import User, World
+
+families.load()
+
+JSON_TYPE = b"application/json; charset=UTF-8"
+MAX_REQUEST_LINE = 8192
+HTML_ERROR = "<html><head><title>Error {0} {1}</title></head><body><h2>HTTP ERROR {0} {1}</h2></body></html>"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong for the next `count` calls of `command` ("" is any command).
+
+    kind: "status" (answer `status` with CloudStack's envelope and `text`), "html" (a proxy's error page), "truncated"
+    (half of the real answer), "hang" (no answer for `seconds`), "drop" (work done, connection closed without answer).
+    """
+
+    kind: str
+    command: str = ""
+    status: int = 530
+    text: str = errors.INTERNAL_TEXT
+    count: int = 1
+    seconds: float = 3600.0
+
+
+@dataclass
+class Simulator:
+    """The ASGI application. `calls` counts commands since the start or the last reset, for tests."""
+
+    world: World
+    faults: list[Fault] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        body = await _body(receive)
+        if path.startswith("/simulator/"):
+            await _answer(send, *self._control(scope["method"], path, body))
+        elif path == "/client/api" or path.startswith("/client/api/"):
+            await self._api(scope, body, send)
+        else:
+            await _answer(send, 404, HTML_ERROR.format(404, "Not Found").encode(), b"text/html;charset=iso-8859-1")
+
+    async def _api(self, scope: Scope, body: bytes, send: Send) -> None:
+        method: str = scope["method"]
+        if len(scope["path"]) + len(scope["query_string"]) > MAX_REQUEST_LINE:
+            await _answer(send, 414, b"<h1>Bad Message 414</h1><pre>reason: URI Too Long</pre>", b"text/html")
+            return
+        if method not in ("GET", "POST"):
+            await _answer(send, 405, b"", None)
+            return
+        if len(body) > self.world.settings.max_body:
+            await _answer(send, 404, HTML_ERROR.format(404, "Not Found").encode(), b"text/html;charset=iso-8859-1")
+            return
+        headers = dict(scope["headers"])
+        form = body if headers.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded") else b""
+        parameters = _parse(form) | _parse(scope["query_string"])
+        name = parameters.get("command", "")
+        self.calls[name] += 1
+
+        delays = self.world.settings.delays
+        if seconds := delays.get(name, delays.get("", 0.0)):
+            await asyncio.sleep(seconds)
+        fault = self._take_fault(name)
+        if fault and fault.kind == "hang":
+            await asyncio.sleep(fault.seconds)
+        if fault and fault.kind == "html":
+            await _answer(send, fault.status, HTML_ERROR.format(fault.status, "Proxy Error").encode(), b"text/html")
+            return
+        if fault and fault.kind == "status":
+            error = ApiError(fault.status, fault.text)
+            await _answer(send, fault.status, orjson.dumps({f"{name.lower()}response": error.body()}))
+            return
+        status, answer = self.answer(method, parameters)
+        if fault and fault.kind == "drop":
+            raise ConnectionAbortedError("fault: connection dropped after the work was done")
+        encoded = orjson.dumps(answer)
+        await _answer(send, status, encoded[: len(encoded) // 2] if fault and fault.kind == "truncated" else encoded)
+
+    def answer(self, method: str, parameters: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Status and body for one set of parameters, signature included."""
+        self.world.tick()
+        name = parameters.get("command", "")
+        try:
+            if name == "login":
+                if method != "POST":
+                    raise ApiError(405, "Please use HTTP POST to authenticate using this API", None)
+                return 200, execute_login(self.world, parameters)
+            user = self.authenticate(parameters)
+            if name not in HANDLERS:
+                if name in SPECS:
+                    raise errors.unavailable_command(name)
+                raise errors.unauthorized()
+            return 200, execute(self.world, user, name, parameters)
+        except ApiError as error:
+            key = error.top_key or (SPECS[name]["response_key"] if name in SPECS else f"{name.lower()}response")
+            return error.status, {key: error.body()}
+
+    def authenticate(self, parameters: dict[str, str]) -> User:
+        folded = {key.lower(): value for key, value in parameters.items()}
+        user = self.world.users_by_key.get(folded.get("apikey", ""))
+        if user is None or not user.enabled:
+            raise errors.unauthorized()
+        if folded.get("signatureversion") == "3" and signature.expired(
+            folded.get("expires", ""), datetime.fromtimestamp(self.world.now, UTC)
+        ):
+            raise errors.unauthorized()
+        signed = {key: value for key, value in parameters.items() if key.lower() != "signature"}
+        expected = signature.sign(signed, user.secret_key)
+        if not hmac.compare_digest(expected.encode(), folded.get("signature", "").encode()):
+            raise errors.unauthorized()
+        for name in ("apikey", "signature", "signatureversion", "expires", "response", "command"):
+            for key in [key for key in parameters if key.lower() == name]:
+                del parameters[key]
+        return user
+
+    def _take_fault(self, name: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.command in ("", name):
+                fault.count -= 1
+                if fault.count <= 0:
+                    self.faults.remove(fault)
+                return fault
+        return None
+
+    def _control(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """`GET calls`, `DELETE calls`, `POST faults {...}`, `DELETE faults`, `PATCH settings {...}`."""
+        what = path.removeprefix("/simulator/")
+        if what == "calls":
+            counted = dict(self.calls)
+            if method == "DELETE":
+                self.calls.clear()
+            return 200, orjson.dumps(counted)
+        if what == "faults":
+            if method == "DELETE":
+                self.faults.clear()
+            else:
+                self.faults.append(Fault(**json.loads(body)))
+            return 200, b"{}"
+        if what == "settings" and method == "PATCH":
+            for key, value in json.loads(body).items():
+                setattr(self.world.settings, key, value)
+            return 200, b"{}"
+        return 404, b"{}"
+
+
+def execute_login(world: World, parameters: dict[str, str]) -> dict[str, Any]:
+    """A session; only what a caller needs to find out the user's keys is simulated, by `families.accounts`."""
+    from simulator.families import accounts
+
+    return accounts.login(world, parameters)
+
+
+def _parse(encoded: bytes) -> dict[str, str]:
+    return dict(parse_qsl(encoded.decode("latin-1"), keep_blank_values=True, encoding="utf-8"))
+
+
+async def _body(receive: Receive) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    return body
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: bytes | None = JSON_TYPE) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    if content_type:
+        headers.append((b"content-type", content_type))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,58 @@
+"""queryAsyncJobResult, listAsyncJobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulator import errors
+from simulator.commands import Call, Listing, command
+from simulator.world import Job, timestamp
+
+_SERVER = {"managementserverid": "5f0b6b52-4a0a-4c86-9b7c-6d4b0f0a9d11", "managementservername": "simulator"}
+
+
+def render(job: Job) -> dict[str, Any]:
+    """The flat answer of queryAsyncJobResult: `jobresult` only when finished, the server only while pending."""
+    body: dict[str, Any] = {
+        "accountid": job.account.id,
+        "account": job.account.name,
+        "domainid": job.account.domain.id,
+        "domainpath": job.account.domain.path,
+        "userid": job.user.id,
+        "cmd": job.java_class,
+        "jobprocstatus": 0,
+        "jobresultcode": job.result_code,
+    }
+    if job.result is not None:
+        body["jobresulttype"] = "object"
+        body["jobresult"] = job.result
+    if job.instance_type:
+        body["jobinstancetype"] = job.instance_type
+    if job.instance_id:
+        body["jobinstanceid"] = job.instance_id
+    if job.status == 0:
+        body |= _SERVER
+    body["created"] = timestamp(job.created)
+    if job.completed is not None:
+        body["completed"] = timestamp(job.completed)
+    body["jobid"] = job.id
+    body["jobstatus"] = job.status
+    return body
+
+
+@command("queryAsyncJobResult")
+def query_async_job_result(call: Call) -> dict[str, Any]:
+    job = call.require(Job, "jobid")
+    if not call.may_use(job.account):
+        raise errors.denied(f"Account {call.account.name} is not authorized to see job id={job.number}")
+    if len(str(job.result)) > 65535:
+        # The result does not fit its column and can never be read (recordings, Surprises 4).
+        raise errors.internal()
+    return render(job)
+
+
+@command("listAsyncJobs")
+def list_async_jobs(call: Call) -> Listing:
+    """Pending jobs of the account; finished ones are gone from this list."""
+    owners = call.owners()
+    return Listing([render(job) for job in call.world.all(Job) if job.status == 0 and job.account in owners])
