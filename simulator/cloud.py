@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,27 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
     Raises ValueError naming the entry when the file refers to something it does not define.
     """
     world = world or World(Settings(**cloud.get("settings", {})), seed=cloud.get("seed"))
-    root = world.add(w.Domain, name="ROOT", path="ROOT")
+    root = world.add(w.Domain, id=cloud.get("root_domain_id"), name="ROOT", path="ROOT")
     domains = {"ROOT": root}
     system = world.add(w.Account, name="system", domain=root, role="Root Admin")
     accounts: dict[str, w.Account] = {"system": system}
     zones: dict[str, w.Zone] = {}
+    public_addresses: list[tuple[w.Zone, IPv4Address]] = []
 
     for entry in cloud.get("zone", []):
         entry = dict(entry)
-        public = entry.pop("public_range", None)
-        zones[entry["name"]] = world.add(
+        public = IPv4Network(entry["public_range"]) if "public_range" in entry else None
+        zone = zones[entry["name"]] = world.add(
             w.Zone,
             id=entry.get("id"),
             name=entry["name"],
             security_groups=entry.get("security_groups", False),
             guest_cidr=IPv4Network(entry.get("guest_cidr", "10.1.1.0/24")),
-            public_range=IPv4Network(public) if public else None,
+            public_range=public,
             domain_suffix=entry.get("domain_suffix", "cs.simulator"),
             dns=entry.get("dns", "10.147.28.6"),
         )
+        public_addresses += [(zone, address) for address in _public_addresses(entry, public)]
 
     for entry in cloud.get("service_offering", []):
         world.add(
@@ -62,6 +64,8 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
             details={key: str(value) for key, value in entry.get("details", {}).items()},
             fits_nowhere=entry.get("fits_nowhere", False),
             zone=_named(zones, entry, "zone") if "zone" in entry else None,
+            offer_ha=entry.get("offer_ha", False),
+            gpu_display=entry.get("gpu_display", False),
         )
 
     for entry in cloud.get("disk_offering", []):
@@ -109,7 +113,12 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
 
     for entry in cloud.get("project", []):
         owner = _named(accounts, entry, "owner")
-        hidden = world.add(w.Account, name=f"PrjAcct-{entry['name']}-{owner.number}", domain=owner.domain)
+        hidden = world.add(
+            w.Account,
+            name=f"PrjAcct-{entry['name']}-{owner.domain.number}",
+            domain=owner.domain,
+            limits=entry.get("limits", {}),
+        )
         project = world.add(
             w.Project,
             id=entry.get("id"),
@@ -138,6 +147,7 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
             os_name=entry.get("os", "Other Linux (64-bit)"),
             os_id=entry.get("os_id", ""),
             password_enabled=entry.get("password_enabled", False),
+            dynamically_scalable=entry.get("dynamically_scalable", True),
             zones=[zones[name] for name in entry.get("zones", [])],
         )
 
@@ -162,10 +172,19 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
             vlan=entry.get("vlan", 100),
         )
 
-    for zone in zones.values():
-        for address in list(zone.public_range.hosts())[1:] if zone.public_range else []:
-            world.add(w.PublicAddress, address=str(address), zone=zone, state="Free")
+    for zone, address in public_addresses:
+        world.add(w.PublicAddress, address=str(address), zone=zone, state="Free")
     return world
+
+
+def _public_addresses(zone: dict[str, Any], network: IPv4Network | None) -> list[IPv4Address]:
+    """The addresses that accounts can get: `public_addresses = "first-last"`, or all of the range but its gateway."""
+    if network is None:
+        return []
+    if "public_addresses" not in zone:
+        return list(network.hosts())[1:]
+    first, last = (int(IPv4Address(address.strip())) for address in zone["public_addresses"].split("-"))
+    return [IPv4Address(number) for number in range(first, last + 1)]
 
 
 def _named(known: dict[str, Any], entry: dict[str, Any], key: str) -> Any:

@@ -190,7 +190,7 @@ class Call:
             try:
                 job.result, job.status = effect(), 1
             except ApiError as error:
-                job.result = {k: v for k, v in error.body().items() if k in ("errorcode", "errortext", "uuidList")}
+                job.result = {k: v for k, v in error.body().items() if k in ("errorcode", "errortext")}
                 job.status, job.result_code = 2, error.status
             job.completed = self.world.now
 

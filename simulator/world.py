@@ -100,6 +100,7 @@ class ServiceOffering(Row):
     fits_nowhere: bool = False
     zone: Zone | None = None
     offer_ha: bool = False
+    gpu_display: bool | None = False
 
 
 @dataclass(kw_only=True, eq=False)
@@ -126,6 +127,7 @@ class Template(Row):
     os_id: str = ""
     type: str = "USER"
     password_enabled: bool = False
+    dynamically_scalable: bool = True
     zones: list[Zone] = field(default_factory=list)  # empty: all zones
     details: dict[str, str] = field(default_factory=dict)
     arch: str = "x86_64"

@@ -1,0 +1,1 @@
+"""What the services share: settings, logging, errors, sealing, gRPC servers and channels. Imports no service."""

@@ -1,0 +1,126 @@
+"""The one exception that becomes Google's error envelope, and how it crosses gRPC.
+
+A service raises `ApiError`; the gRPC server puts it into the trailing metadata `gstack-error-bin`; the gateway reads it
+back with `from_rpc` and writes the JSON envelope. Reasons and statuses are those of Google's JSON APIs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from gstack.api import error_pb2
+
+METADATA_KEY = "gstack-error-bin"
+
+_REASONS = {
+    400: "invalid",
+    401: "authError",
+    403: "forbidden",
+    404: "notFound",
+    405: "httpMethodNotAllowed",
+    409: "alreadyExists",
+    412: "conditionNotMet",
+    413: "uploadTooLarge",
+    429: "rateLimitExceeded",
+    500: "backendError",
+    501: "notImplemented",
+    503: "backendError",
+    504: "backendError",
+}
+
+_GRPC = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ALREADY_EXISTS,
+    412: grpc.StatusCode.FAILED_PRECONDITION,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+# What a status without our metadata means: it comes from gRPC itself (no server, deadline, overload).
+_FROM_GRPC = {
+    grpc.StatusCode.UNAVAILABLE: (503, "The service is unavailable. Try again."),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (504, "The request took too long."),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (503, "The service is overloaded. Try again."),
+    grpc.StatusCode.UNIMPLEMENTED: (501, "The method is not implemented."),
+}
+
+
+class ApiError(Exception):
+    """An error answer.
+
+    code: HTTP status. reason: machine-readable cause, by default the usual one of the status. location: the field or
+    parameter at fault. retry_after: seconds. The message is shown to the client: no secrets, no internal ids.
+    """
+
+    def __init__(self, code: int, message: str, reason: str = "", location: str = "", retry_after: int = 0):
+        super().__init__(code, message, reason, location, retry_after)
+        self.code = code
+        self.message = message
+        self.reason = reason or _REASONS.get(code, "backendError")
+        self.location = location
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}: {self.message}"
+
+    def envelope(self) -> dict[str, Any]:
+        """Google's JSON envelope: `{"error": {"code", "message", "errors": [...]}}`."""
+        item = {"domain": "global", "reason": self.reason, "message": self.message}
+        if self.location:
+            item |= {"locationType": "parameter", "location": self.location}
+        if self.code == 401:
+            item |= {"locationType": "header", "location": "Authorization"}
+        return {"error": {"code": self.code, "message": self.message, "errors": [item]}}
+
+    def grpc_status(self) -> grpc.StatusCode:
+        return _GRPC.get(self.code, grpc.StatusCode.INTERNAL)
+
+    def to_metadata(self) -> tuple[str, bytes]:
+        error = error_pb2.Error(
+            code=self.code,
+            message=self.message,
+            reason=self.reason,
+            location=self.location,
+            retry_after=self.retry_after,
+        )
+        return METADATA_KEY, error.SerializeToString()
+
+
+def from_rpc(failure: grpc.RpcError) -> ApiError:
+    """The ApiError a service raised, or what gRPC's own status means."""
+    for key, value in failure.trailing_metadata() or ():
+        if key == METADATA_KEY:
+            error = error_pb2.Error.FromString(value)
+            return ApiError(error.code, error.message, error.reason, error.location, error.retry_after)
+    code, message = _FROM_GRPC.get(failure.code(), (500, "Internal error."))
+    return ApiError(code, message, retry_after=1 if code == 503 else 0)
+
+
+def invalid(field: str, message: str) -> ApiError:
+    """400 for a field's value, in Google's words: `Invalid value for field 'resource.name': ...`."""
+    return ApiError(400, f"Invalid value for field '{field}': {message}", "invalid", field)
+
+
+def required(field: str) -> ApiError:
+    return ApiError(400, f"Required field '{field}' not specified", "required", field)
+
+
+def not_found(resource: str) -> ApiError:
+    """404 for `projects/p/zones/z/instances/i`."""
+    return ApiError(404, f"The resource '{resource}' was not found", "notFound")
+
+
+def already_exists(resource: str) -> ApiError:
+    return ApiError(409, f"The resource '{resource}' already exists", "alreadyExists")
+
+
+def unsupported(field: str, why: str) -> ApiError:
+    """400 for something that GCE has and a CloudStack zone cannot do."""
+    return ApiError(400, f"Invalid value for field '{field}': {why}", "unsupportedOperation", field)

@@ -1,0 +1,119 @@
+"""All settings, declared once. `docs/configuration.md` is generated from this list.
+
+Sources, the first wins: environment `GSTACK_<NAME>`, the TOML file that `GSTACK_CONFIG` names, the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="GSTACK_", extra="forbid")
+
+    state_dir: Path = Field(
+        default=Path("~/.local/state/gstack").expanduser(),
+        description="Folder for keys and SQLite files of this machine.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or text for eyes.")
+
+    gateway_listen: str = Field(default="127.0.0.1:5000", description="Address of the REST gateway.")
+    gateway_workers: int = Field(default=1, ge=1, description="Gateway processes.")
+    gateway_threads: int = Field(default=72, ge=1, description="Requests that one gateway process serves at a time.")
+    gateway_tls_cert: Path | None = Field(default=None, description="Certificate (PEM) of the gateway.")
+    gateway_tls_key: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
+    public_url: str = Field(
+        default="",
+        description="Scheme and host of the endpoint for clients, when a proxy hides it. Empty: that of each request.",
+    )
+    link_base: str = Field(
+        default="https://www.googleapis.com",
+        description="Scheme and host of links in answers; `request` takes those of each request. "
+        "libcloud, Terraform and Ansible need the default.",
+    )
+    max_body: int = Field(default=8 * 1024 * 1024, description="Largest request body.")
+    token_cache_seconds: int = Field(default=60, description="How long the gateway trusts a checked token.")
+    reply_cache_bytes: int = Field(
+        default=64 * 1024 * 1024, description="Memory for encoded answers that are reused while CloudStack's is the same."
+    )
+
+    translator_listen: str = Field(default="127.0.0.1:5001", description="gRPC address of a translator.")
+    translator_target: str = Field(
+        default="127.0.0.1:5001", description="Where the gateway and auth find translators, a gRPC target."
+    )
+    translator_threads: int = Field(default=80, ge=4, description="Calls that one translator serves at a time.")
+    auth_listen: str = Field(default="127.0.0.1:5002", description="gRPC address of the auth service.")
+    auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")
+    auth_threads: int = Field(default=16, ge=2, description="Calls that the auth service serves at a time.")
+
+    cloudstack_url: str = Field(
+        default="", description="API address of CloudStack, such as `https://cloud.example.org/client/api`."
+    )
+    cloudstack_ca: Path | None = Field(default=None, description="CA bundle (PEM) for CloudStack, if not a public one.")
+    cloudstack_connections: int = Field(default=64, ge=1, description="Kept connections of a translator to CloudStack.")
+    cloudstack_timeout: float = Field(default=60.0, gt=0, description="Longest wait for one answer of CloudStack.")
+
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL of the translators' database. Empty: SQLite in `state_dir`.",
+    )
+    auth_database_url: str = Field(
+        default="", description="SQLAlchemy URL of the auth service's database. Empty: SQLite in `state_dir`."
+    )
+    sealing_key_file: Path | None = Field(
+        default=None,
+        description="File with the key that auth and translators share (32 bytes, base64). Empty: in `state_dir`.",
+    )
+    master_key_file: Path | None = Field(
+        default=None,
+        description="File with the key that encrypts stored CloudStack keys (32 bytes, base64). Empty: in `state_dir`.",
+    )
+
+    naming: Literal["rfc1035", "verbatim"] = Field(
+        default="rfc1035", description="`rfc1035` makes GCE names of CloudStack's; `verbatim` shows them as they are."
+    )
+    names_file: Path | None = Field(
+        default=None, description="TOML file that maps names: zones, regions, disk types, families, image projects."
+    )
+    access_token_seconds: int = Field(default=3600, description="Life of an access token.")
+    page_token_key: SecretStr = Field(
+        default=SecretStr(""), description="Key that signs page tokens. Empty: made from the sealing key."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("GSTACK_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, file),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+    def state_file(self, name: str) -> Path:
+        """A file below `state_dir`, which is made with mode 0700."""
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.state_dir / name
+
+    def translator_database(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_file('translator.sqlite')}"
+
+    def auth_database(self) -> str:
+        return self.auth_database_url or f"sqlite:///{self.state_file('auth.sqlite')}"
+
+    def sealing_key_path(self) -> Path:
+        return self.sealing_key_file or self.state_file("sealing.key")
+
+    def master_key_path(self) -> Path:
+        return self.master_key_file or self.state_file("master.key")
