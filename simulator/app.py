@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from simulator import errors, families, signature
+from simulator import errors, families, signature, xml
 from simulator.commands import HANDLERS, SPECS, execute
 from simulator.errors import ApiError
+from simulator.families.accounts import SESSION_SECONDS, WITHOUT_SIGNATURE
 from simulator.world import User, World
 
 families.load()
@@ -28,6 +30,8 @@ families.load()
 JSON_TYPE = b"application/json; charset=UTF-8"
 MAX_REQUEST_LINE = 8192
 HTML_ERROR = "<html><head><title>Error {0} {1}</title></head><body><h2>HTTP ERROR {0} {1}</h2></body></html>"
+
+_ESCAPE = re.compile(rb"\\u([0-9a-fA-F]{4})")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -78,7 +82,10 @@ class Simulator:
         if len(scope["path"]) + len(scope["query_string"]) > MAX_REQUEST_LINE:
             await _answer(send, 414, b"<h1>Bad Message 414</h1><pre>reason: URI Too Long</pre>", b"text/html")
             return
-        if method not in ("GET", "POST"):
+        if method == "OPTIONS":
+            await _answer(send, 200, b"", None, [(b"allow", b"GET, HEAD, POST, TRACE, OPTIONS")])
+            return
+        if method not in ("GET", "HEAD", "POST"):
             await _answer(send, 405, b"", None)
             return
         if len(body) > self.world.settings.max_body:
@@ -103,47 +110,67 @@ class Simulator:
             error = ApiError(fault.status, fault.text)
             await _answer(send, fault.status, orjson.dumps({f"{name.lower()}response": error.body()}))
             return
-        status, answer = self.answer(method, parameters)
+        if name == "login" and method != "POST":
+            # A bare text under the name of JSON, as recorded.
+            await _answer(send, 405, b"Please use HTTP POST to authenticate using this API")
+            return
+        status, answer = self.answer(method, dict(parameters))
         if fault and fault.kind == "drop":
             raise ConnectionAbortedError("fault: connection dropped after the work was done")
-        encoded = orjson.dumps(answer)
+        if method == "HEAD":
+            await _answer(send, status, b"")
+            return
+        if parameters.get("response", "").lower() != "json":
+            await _answer(send, status, xml.render(answer, self.world.settings.version), b"text/xml; charset=UTF-8")
+            return
+        encoded = _unescape(orjson.dumps(answer))
         await _answer(send, status, encoded[: len(encoded) // 2] if fault and fault.kind == "truncated" else encoded)
 
     def answer(self, method: str, parameters: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        """Status and body for one set of parameters, signature included."""
+        """Status and body for one set of parameters, signature included; takes the caller's out of `parameters`."""
         self.world.tick()
         name = parameters.get("command", "")
+        # Without a command the key is the text "null", but not in XML, as recorded.
+        unknown_key = "errorresponse" if name or "response" not in parameters else "null"
         try:
-            if name == "login":
-                if method != "POST":
-                    raise ApiError(405, "Please use HTTP POST to authenticate using this API", None)
-                return 200, execute_login(self.world, parameters)
+            if name in WITHOUT_SIGNATURE:
+                return 200, WITHOUT_SIGNATURE[name](self.world, parameters)
             user = self.authenticate(parameters)
             if name not in HANDLERS:
                 if name in SPECS:
                     raise errors.unavailable_command(name)
                 raise errors.unauthorized()
-            return 200, execute(self.world, user, name, parameters)
+            return 200, execute(self.world, user, name, parameters, method)
         except ApiError as error:
-            key = error.top_key or (SPECS[name]["response_key"] if name in SPECS else f"{name.lower()}response")
-            return error.status, {key: error.body()}
+            key = SPECS[name]["response_key"] if name in SPECS else unknown_key
+            return error.status, {error.top_key or key: error.body()}
 
     def authenticate(self, parameters: dict[str, str]) -> User:
         folded = {key.lower(): value for key, value in parameters.items()}
-        user = self.world.users_by_key.get(folded.get("apikey", ""))
-        if user is None or not user.enabled:
+        if "apikey" not in folded and "sessionkey" in folded:
+            user = self._user_of_session(folded["sessionkey"])
+            _remove(parameters, ("sessionkey", "response", "command"))
+            return user
+        found = self.world.users_by_key.get(folded.get("apikey", ""))
+        if found is None or not found.enabled:
             raise errors.unauthorized()
         if folded.get("signatureversion") == "3" and signature.expired(
             folded.get("expires", ""), datetime.fromtimestamp(self.world.now, UTC)
         ):
             raise errors.unauthorized()
         signed = {key: value for key, value in parameters.items() if key.lower() != "signature"}
-        expected = signature.sign(signed, user.secret_key)
+        expected = signature.sign(signed, found.secret_key)
         if not hmac.compare_digest(expected.encode(), folded.get("signature", "").encode()):
             raise errors.unauthorized()
-        for name in ("apikey", "signature", "signatureversion", "expires", "response", "command"):
-            for key in [key for key in parameters if key.lower() == name]:
-                del parameters[key]
+        _remove(parameters, ("apikey", "signature", "signatureversion", "expires", "response", "command"))
+        return found
+
+    def _user_of_session(self, key: str) -> User:
+        """A session stands for its user until 30 idle minutes have passed; CloudStack asks for the cookie as well."""
+        user, expires = self.world.sessions.get(key, (None, 0.0))
+        if user is None or not user.enabled or expires < self.world.now:
+            raise errors.unauthorized()
+        self.world.sessions[key] = (user, self.world.now + SESSION_SECONDS)
         return user
 
     def _take_fault(self, name: str) -> Fault | None:
@@ -176,11 +203,16 @@ class Simulator:
         return 404, b"{}"
 
 
-def execute_login(world: World, parameters: dict[str, str]) -> dict[str, Any]:
-    """A session; only what a caller needs to find out the user's keys is simulated, by `families.accounts`."""
-    from simulator.families import accounts
+def _unescape(encoded: bytes) -> bytes:
+    """CloudStack replaces every `\\uXXXX` of its answers, even one that a user wrote: the JSON is broken then."""
+    if b"\\u" not in encoded:
+        return encoded
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)).encode(errors="replace"), encoded)
 
-    return accounts.login(world, parameters)
+
+def _remove(parameters: dict[str, str], names: tuple[str, ...]) -> None:
+    for key in [key for key in parameters if key.lower() in names]:
+        del parameters[key]
 
 
 def _parse(encoded: bytes) -> dict[str, str]:
@@ -196,8 +228,14 @@ async def _body(receive: Receive) -> bytes:
     return body
 
 
-async def _answer(send: Send, status: int, body: bytes, content_type: bytes | None = JSON_TYPE) -> None:
-    headers = [(b"content-length", str(len(body)).encode())]
+async def _answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: bytes | None = JSON_TYPE,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    headers = [*(headers or []), (b"content-length", str(len(body)).encode())]
     if content_type:
         headers.append((b"content-type", content_type))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from simulator import world as w
+from simulator.families import catalog
 from simulator.world import Settings, World
 
 GIB = 1024**3
-ISOLATED_OFFERING = "DefaultIsolatedNetworkOfferingWithSourceNatService"
-SHARED_OFFERING = "DefaultSharedNetworkOfferingWithSGService"
 
 
 def read(path: str | Path | None) -> dict[str, Any]:
@@ -37,7 +36,6 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
     public_addresses: list[tuple[w.Zone, IPv4Address]] = []
 
     for entry in cloud.get("zone", []):
-        entry = dict(entry)
         public = IPv4Network(entry["public_range"]) if "public_range" in entry else None
         zone = zones[entry["name"]] = world.add(
             w.Zone,
@@ -132,6 +130,7 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
         world.add(w.SecurityGroup, name="default", description="Default Security Group", account=hidden)
 
     for entry in cloud.get("template", []):
+        os_name = entry.get("os", "Other Linux (64-bit)")
         world.add(
             w.Template,
             id=entry.get("id"),
@@ -144,8 +143,8 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
             ready=entry.get("ready", True),
             format=entry.get("format", "QCOW2"),
             type=entry.get("type", "USER"),
-            os_name=entry.get("os", "Other Linux (64-bit)"),
-            os_id=entry.get("os_id", ""),
+            os_name=os_name,
+            os_id=entry.get("os_id") or catalog.os_type_id(os_name),
             password_enabled=entry.get("password_enabled", False),
             dynamically_scalable=entry.get("dynamically_scalable", True),
             zones=[zones[name] for name in entry.get("zones", [])],
@@ -154,6 +153,7 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
     for entry in cloud.get("network", []):
         zone = _named(zones, entry, "zone")
         owner_name = entry.get("account")
+        offering = catalog.NETWORK_OFFERINGS_BY_NAME[catalog.ISOLATED if owner_name else catalog.SHARED_WITH_GROUPS]
         cidr = IPv4Network(entry.get("cidr", str(zone.guest_cidr)))
         world.add(
             w.Network,
@@ -166,8 +166,8 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
             gateway=entry.get("gateway", str(cidr.network_address + 1)),
             account=_named(accounts, entry, "account") if owner_name else None,
             state="Allocated" if owner_name else "Setup",
-            offering_name=ISOLATED_OFFERING if owner_name else SHARED_OFFERING,
-            offering_id=entry.get("offering_id", world.new_id()),
+            offering_name=offering["name"],
+            offering_id=offering["id"],
             egress_default_allow=entry.get("egress_default_allow", False),
             vlan=entry.get("vlan", 100),
         )

@@ -12,18 +12,19 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from simulator import errors, world
+from simulator import errors
 from simulator.errors import ApiError
-from simulator.world import Account, Effect, Job, Row, User, World
+from simulator.world import Account, Domain, Effect, Job, Project, Row, User, World
 
 SPECS: dict[str, dict[str, Any]] = json.loads(resources.files("simulator").joinpath("commands.json").read_text())
 HANDLERS: dict[str, Callable[[Call], Any]] = {}
 _CONTROL = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
+_BEYOND_BMP = re.compile(r"[\U00010000-\U0010ffff]")
 _MAP_INDEX = re.compile(r"\[(\d+)\]\.?(.*)$", re.DOTALL)
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -44,7 +45,27 @@ def command(name: str) -> Callable[[Handler], Handler]:
 class Listing:
     """The answer of a list command before paging: rows in CloudStack's own order for this command."""
 
-    items: list[dict[str, Any]]
+    items: Sequence[dict[str, Any]]
+
+
+class Lazy(Sequence[dict[str, Any]]):
+    """Rows that are rendered only when a page shows them."""
+
+    def __init__(self, rows: list[R], render: Callable[[R], dict[str, Any]]):
+        self._rows: list[Any] = rows
+        self._render: Callable[[Any], dict[str, Any]] = render
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self._render(row) for row in self._rows[index]]
+        return self._render(self._rows[index])
 
 
 @dataclass
@@ -56,6 +77,7 @@ class Call:
     command: str
     parameters: dict[str, str]
     spec: dict[str, Any] = field(default_factory=dict)
+    method: str = "GET"
 
     @property
     def account(self) -> Account:
@@ -126,20 +148,21 @@ class Call:
 
     def owner(self) -> Account:
         """The account that a create command works for: the caller's, or the project's with `projectid`."""
-        project = self.row(world.Project, "projectid")
+        project = self.row(Project, "projectid")
         if project is None:
             return self.account
         self.check_member(project)
         return project.account
 
-    def check_member(self, project: world.Project) -> None:
+    def check_member(self, project: Project) -> None:
         if not self.is_admin and self.account not in (project.owner, *project.members):
             raise errors.unavailable_command(self.command)
 
     def owners(self) -> set[Account]:
         """The accounts whose things a list command shows."""
+        self.check_named_account()
         value = self.parameters.get("projectid")
-        mine = [p for p in self.world.all(world.Project) if self.account in (p.owner, *p.members)]
+        mine = [p for p in self.world.all(Project) if self.account in (p.owner, *p.members)]
         if value == "-1":
             return {project.account for project in mine}
         if value is not None:
@@ -147,6 +170,14 @@ class Call:
         if self.is_admin and self.flag("listall"):
             return {row for row in self.world.all(Account) if row.project is None}
         return {self.account}
+
+    def check_named_account(self) -> None:
+        """`account` and `domainid` may name nobody but oneself, unless an admin asks."""
+        domain = self.row(Domain, "domainid")
+        name = self.parameters.get("account", self.account.name)
+        mine = name.lower() == self.account.name.lower() and domain in (None, self.account.domain)
+        if not mine and not self.is_admin:
+            raise errors.denied()
 
     def may_use(self, owner: Account | None) -> bool:
         """Whether the caller may act on this owner's things (project members may, by id and without projectid)."""
@@ -165,7 +196,11 @@ class Call:
         return seconds.get(self.command, seconds.get("", 0.0))
 
     def job(
-        self, effect: Effect, *, instance: tuple[str, str] | None = None, create_id: str | None = None,
+        self,
+        effect: Effect,
+        *,
+        instance: tuple[str, str] | None = None,
+        create_id: str | None = None,
         seconds: float | None = None,
     ) -> dict[str, Any]:
         """Submit an asynchronous job; `instance` is (jobinstancetype, jobinstanceid), `create_id` a new entity's id."""
@@ -211,10 +246,10 @@ def missing(name: str, parameter: str) -> ApiError:
     return ApiError(431, f"Unable to execute API command {name.lower()} due to missing parameter {parameter}")
 
 
-def execute(world_: World, user: User, name: str, parameters: dict[str, str]) -> dict[str, Any]:
+def execute(world_: World, user: User, name: str, parameters: dict[str, str], method: str = "GET") -> dict[str, Any]:
     """Check the parameters as CloudStack's dispatcher does, run the command, return the body under its top key."""
     spec = SPECS[name]
-    call = Call(world_, user, name, {_lower(key): value for key, value in parameters.items()}, spec)
+    call = Call(world_, user, name, {_lower(key): value for key, value in parameters.items()}, spec, method)
     if name in user.account.denied_commands or (not call.is_admin and not spec["default_user_role"]):
         raise errors.unavailable_command(name)
     _check_parameters(call)
@@ -235,17 +270,36 @@ def _check_parameters(call: Call) -> None:
             raise ApiError(431, text)
     known = call.spec["params"]
     for name, spec in known.items():
-        value = call.parameters.get(name)
-        if value is None:
+        given = call.parameters.get(name)
+        if given is None:
             if spec.get("required") and not any(key.startswith(name + "[") for key in call.parameters):
                 raise missing(call.command, name)
             continue
-        if value == "":
+        if given == "":
             if spec.get("required"):
                 raise errors.invalid(f"Invalid value provided for API arg: {name}")
             del call.parameters[name]
             continue
-        _check_type(call, name, spec, value)
+        _check_type(call, name, spec, given)
+        if spec["type"] == "string" and "item_key" in call.spec and _BEYOND_BMP.search(given):
+            # The database cannot compare its three-byte texts with an emoji.
+            raise errors.internal()
+    if "pagesize" in known:
+        _check_paging(call)
+
+
+def _check_paging(call: Call) -> None:
+    """Both parameters or none, never more than `default.page.size`; pagesize=-1 alone is everything."""
+    page, size = call.integer("page"), call.integer("pagesize")
+    limit = call.world.settings.page_size
+    if size is not None and size > limit:
+        raise errors.invalid(f"Page size can't exceed max allowed page size value: {limit}")
+    if page is not None and size == -1:
+        raise errors.invalid("Can't specify page parameter when pagesize is -1 (Unlimited)")
+    if page is None and size not in (None, -1):
+        raise ApiError(431, '"page" parameter is required when "pagesize" is specified')
+    if page is not None and size is None:
+        raise ApiError(431, '"pagesize" parameter is required when "page" is specified')
 
 
 def _check_type(call: Call, name: str, spec: dict[str, Any], value: str) -> None:
@@ -270,14 +324,9 @@ def _single(spec: dict[str, Any], result: Any) -> Any:
     return {spec["result_key"]: result}
 
 
-def _page(call: Call, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Offset paging with its rules: both parameters or none, never more than `default.page.size`."""
+def _page(call: Call, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Offset paging; `_check_paging` has seen the parameters."""
     page, size = call.integer("page"), call.integer("pagesize")
-    limit = call.world.settings.page_size
-    if size is not None and size > limit:
-        raise errors.invalid(f"The parameter pagesize exceeds its max allowed value {limit}")
-    if (page is None) != (size is None) and size != -1:
-        raise errors.invalid("\"page\" parameter is required when \"pagesize\" is specified")
     body: dict[str, Any] = {}
     if items:
         body["count"] = len(items)
@@ -288,8 +337,8 @@ def _page(call: Call, items: list[dict[str, Any]]) -> dict[str, Any]:
             first = max(page - 1, 0) * size
             last = first + size
         else:
-            last = limit
-        if shown := items[first:last]:
+            last = call.world.settings.page_size
+        if not call.flag("retrieveonlyresourcecount") and (shown := items[first:last]):
             body[call.spec["item_key"]] = shown
     return body
 

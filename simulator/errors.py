@@ -57,7 +57,7 @@ def denied(text: str = "Caller does not have permission to operate with provided
 
 def unauthorized() -> ApiError:
     text = "unable to verify user credentials and/or request signature"
-    return ApiError(401, text, None, "errorresponse")
+    return ApiError(401, text, None)
 
 
 def unavailable_command(command: str) -> ApiError:

@@ -31,7 +31,8 @@ class Row:
     number: int
     created: float
     removed: bool = False
-    tags: list[dict[str, str]] = field(default_factory=list)
+    tags: list[dict[str, Any]] = field(default_factory=list)  # as the lists of this kind show them
+    rendered: Any = None  # what a family keeps of its answers, for rows that never change
 
 
 @dataclass(kw_only=True, eq=False)
@@ -151,6 +152,12 @@ class Network(Row):
 
 
 @dataclass(kw_only=True, eq=False)
+class SecondaryIp:
+    id: str
+    address: str
+
+
+@dataclass(kw_only=True, eq=False)
 class Nic:
     id: str
     network: Network
@@ -158,6 +165,8 @@ class Nic:
     mac: str
     device: int
     default: bool
+    plugged: bool = False  # the VLAN is shown while the VM runs, or once its network is implemented before
+    secondary: list[SecondaryIp] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -178,12 +187,16 @@ class VirtualMachine(Row):
     security_groups: list[SecurityGroup] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
     user_data: str = ""
-    key_pairs: list[str] = field(default_factory=list)
     group: str = ""
+    group_id: str = ""
     ha_enabled: bool = False
     delete_protection: bool = False
     dynamically_scalable: bool = False
-    affinity_groups: list[Any] = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)  # not finished, oldest first
+    busy_until: float = 0.0
+    # Rendered answers by what they show; whoever changes anything that a VM's answer shows empties it.
+    views: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -198,7 +211,9 @@ class Volume(Row):
     vm: VirtualMachine | None = None
     device: int | None = None
     template: Template | None = None
+    service_offering: ServiceOffering | None = None  # of root volumes
     attached: float | None = None
+    jobs: list[Job] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -302,7 +317,9 @@ class Settings:
 class World:
     """All rows by kind, in order of creation, with lookups by uuid and internal number."""
 
-    def __init__(self, settings: Settings | None = None, clock: Callable[[], float] = time.time, seed: int | None = None):
+    def __init__(
+        self, settings: Settings | None = None, clock: Callable[[], float] = time.time, seed: int | None = None
+    ):
         self.settings = settings or Settings()
         self.clock = clock
         self.random = random.Random(seed)  # noqa: S311 - ids of a simulation
@@ -312,6 +329,7 @@ class World:
         self._counters: dict[type, Iterator[int]] = {}
         self._timeline: list[tuple[float, int, Callable[[], None]]] = []
         self.users_by_key: dict[str, User] = {}
+        self.sessions: dict[str, tuple[User, float]] = {}  # session key -> user, time of expiry
 
     # Rows
 

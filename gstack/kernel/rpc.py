@@ -76,7 +76,9 @@ def fail(context: grpc.ServicerContext, error: ApiError) -> Any:
     context.abort(error.grpc_status(), error.message)
 
 
-def guarded(method: Callable[[Any, grpc.ServicerContext], Any], name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
+def guarded(
+    method: Callable[[Any, grpc.ServicerContext], Any], name: str
+) -> Callable[[Any, grpc.ServicerContext], Any]:
     """Wrap a method so that ApiErrors cross the wire and anything else is logged once and answered with 500."""
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:

@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     max_body: int = Field(default=8 * 1024 * 1024, description="Largest request body.")
     token_cache_seconds: int = Field(default=60, description="How long the gateway trusts a checked token.")
     reply_cache_bytes: int = Field(
-        default=64 * 1024 * 1024, description="Memory for encoded answers that are reused while CloudStack's is the same."
+        default=64 * 1024 * 1024,
+        description="Memory for encoded answers that are reused while CloudStack's is the same.",
     )
 
     translator_listen: str = Field(default="127.0.0.1:5001", description="gRPC address of a translator.")
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
         default="127.0.0.1:5001", description="Where the gateway and auth find translators, a gRPC target."
     )
     translator_threads: int = Field(default=80, ge=4, description="Calls that one translator serves at a time.")
+    executor_id: str = Field(
+        default="", description="Name of this translator among its replicas. Empty: host name and port."
+    )
     auth_listen: str = Field(default="127.0.0.1:5002", description="gRPC address of the auth service.")
     auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")
     auth_threads: int = Field(default=16, ge=2, description="Calls that the auth service serves at a time.")

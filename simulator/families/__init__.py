@@ -3,7 +3,7 @@
 from importlib import import_module
 from importlib.util import find_spec
 
-FAMILIES = ("jobs", "accounts", "catalog", "instances", "volumes", "networks", "addresses", "security_groups", "tags")
+FAMILIES = ("jobs", "accounts", "catalog", "ssh_keys", "instances", "instance_updates", "nics", "volumes", "networks", "addresses", "security_groups", "tags")
 
 
 def load() -> None:

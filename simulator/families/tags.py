@@ -76,7 +76,7 @@ def _resources(call: Call, kind: str) -> list[Row]:
         if row is None or row.removed:
             raise errors.invalid(f"Unable to find resource by uuid {identity} and type {kind}")
         owner = owner_of(row)
-        if owner is None and not call.is_admin or not call.may_use(owner):
+        if (owner is None and not call.is_admin) or not call.may_use(owner):
             # Found out inside the job, where a missing permission is 530 (recordings, Surprises 7).
             raise errors.internal("Caller does not have permission to operate with provided resource.")
         found.append(row)
@@ -122,6 +122,8 @@ def _render(row: Row, kind: str, key: str, value: str) -> dict[str, Any]:
     owner = owner_of(row)
     if kind not in _SHORT and owner is not None:
         tag |= {"resourcetype": kind, "resourceid": row.id} | owner_keys(owner)
+        if kind == "Project":
+            tag["domainpath"] = owner.domain.path
     return tag
 
 
@@ -142,7 +144,7 @@ def delete_tags(call: Call) -> dict[str, Any]:
         if all(len(tags) == len(row.tags) for row, tags in kept.items()):
             raise errors.internal("Failed to delete tags")
         for row, tags in kept.items():
-            row.tags = tags
+            row.tags[:] = tags  # answers already rendered hold this list
         return {"success": True}
 
     return call.job(delete)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from simulator.world import Account, PublicAddress, SecurityGroup, Template, Zone
 from tests.contract import recorded_cloud as cloud
 
 if TYPE_CHECKING:
@@ -97,11 +98,34 @@ def project_vm(replay: Replay) -> None:
     )
 
 
+def own_things(replay: Replay) -> None:
+    """The caller's own image, and the ids of what every account has."""
+    world = replay.world
+    (ian,) = (row for row in world.all(Account) if row.name == "ian@example.org")
+    world.add(
+        Template,
+        id="71d6d2b9-ffcd-4d90-9b90-5ef9b28269a0",
+        name="img-public",
+        display_text="public",
+        size=2 * 1024**3,
+        account=ian,
+        format="RAW",
+        os_name="CentOS 6.4 (64-bit)",
+        zones=world.all(Zone)[:1],
+    )
+    (group,) = (row for row in world.all(SecurityGroup) if row.account is ian and row.name == "default")
+    replay.ids["ede50c5a-7cad-4d34-b5e5-aceceb00bd3e"] = group.id
+    (source_nat,) = (row for row in world.all(PublicAddress) if row.account is ian)
+    replay.ids["da90ebf2-8ebf-4640-b318-f1f9484147e7"] = source_nat.id
+
+
 PRELUDES: dict[str, list[Prelude]] = {
+    "a": [vm_1],
     "b": [vm_1, key_pair, vm_2, project_vm],
     "c2": [vm_1, key_pair, vm_2],
     "d": [vm_1, key_pair, vm_2_stopped, vm_3],
     "f": [vm_1, key_pair, vm_2],
     "h": [vm_1],
+    "i": [vm_1, key_pair, vm_2, own_things],
     "l": [vm_1],
 }

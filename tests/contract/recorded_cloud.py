@@ -35,9 +35,14 @@ KEYS = {
     "admin": ("ADMIN-APIKEY", "ADMIN-SECRETKEY"),
 }
 # listResourceLimits' resourcetypename -> the simulator's name of the limit
-_LIMITS = {"user_vm": "vm", "public_ip": "ip", "primary_storage": "primarystorage",
-           "secondary_storage": "secondarystorage", "backup_storage": "backupstorage",
-           "object_storage": "objectstorage"}
+_LIMITS = {
+    "user_vm": "vm",
+    "public_ip": "ip",
+    "primary_storage": "primarystorage",
+    "secondary_storage": "secondarystorage",
+    "backup_storage": "backupstorage",
+    "object_storage": "objectstorage",
+}
 
 
 @cache
@@ -84,7 +89,7 @@ def description(with_net_a: bool = True) -> dict[str, Any]:
     return {
         "seed": 1,
         "root_domain_id": templates[0]["domainid"],
-        "settings": {"job_seconds": {"": 1.0}, "version": "4.22.0.0-SNAPSHOT"},
+        "settings": {"job_seconds": {"": 1.0}, "version": "4.22.0.0-SNAPSHOT", "max_body": 200_000},
         "zone": [
             {
                 "id": row["id"],
@@ -195,7 +200,6 @@ def _network(row: dict[str, Any]) -> dict[str, Any]:
         "zone": row["zonename"],
         "cidr": row["cidr"],
         "gateway": row["gateway"],
-        "offering_id": row["networkofferingid"],
     }
 
 
@@ -233,4 +237,3 @@ def known_ids(world: World) -> dict[str, str]:
     """Recorded -> simulated ids of things that an answer did not name before a request does."""
     addresses = public_address_ids()
     return {addresses[row.address]: row.id for row in world.all(PublicAddress) if row.address in addresses}
-

@@ -1,0 +1,99 @@
+"""The compute contract as descriptors: services, method ids, HTTP rules, comments. Read from the compiled protos."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+
+from gstack.api import field_pb2
+
+PACKAGE = "gstack.compute.v1"
+DESCRIPTORS = "descriptors.binpb"
+
+
+@dataclass(frozen=True)
+class HttpRule:
+    """`google.api.http` of a method: verb, path template with `{field}`s, name of the body field ("" is none)."""
+
+    verb: str
+    path: str
+    body: str
+
+
+@cache
+def file_set() -> descriptor_pb2.FileDescriptorSet:
+    """All compiled files with their comments."""
+    raw = resources.files("gstack").joinpath("compute", DESCRIPTORS).read_bytes()
+    return descriptor_pb2.FileDescriptorSet.FromString(raw)
+
+
+@cache
+def services() -> tuple[ServiceDescriptor, ...]:
+    """Every service of the compute protos, by name."""
+    found = []
+    for file in file_set().file:
+        if file.package != PACKAGE:
+            continue
+        importlib.import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")
+        descriptor = descriptor_pool.Default().FindFileByName(file.name)
+        found += list(descriptor.services_by_name.values())
+    return tuple(sorted(found, key=lambda service: service.name))
+
+
+def _lower_first(name: str) -> str:
+    return name[0].lower() + name[1:]
+
+
+def method_id(method: MethodDescriptor) -> str:
+    """`compute.instances.setTags`."""
+    return f"compute.{_lower_first(method.containing_service.name)}.{_lower_first(method.name)}"
+
+
+def http_rule(method: MethodDescriptor) -> HttpRule:
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    verb = rule.WhichOneof("pattern")
+    return HttpRule(verb.upper(), getattr(rule, verb), rule.body)
+
+
+def enum_values(field: FieldDescriptor) -> tuple[str, ...]:
+    """Values that a string field accepts; empty when it accepts any."""
+    return tuple(field.GetOptions().Extensions[field_pb2.enum])
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+@cache
+def comments() -> dict[str, str]:
+    """Full name of a message, field, service or method -> its comment."""
+    found: dict[str, str] = {}
+    for file in file_set().file:
+        for location in file.source_code_info.location:
+            if location.leading_comments and (name := _name_at(file, list(location.path))):
+                found[name] = " ".join(location.leading_comments.split())
+    return found
+
+
+def _name_at(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str:
+    node: Any = file
+    name = file.package
+    while path:
+        number, path = path[0], path[1:]
+        if not path:
+            return ""
+        index, path = path[0], path[1:]
+        node = getattr(node, node.DESCRIPTOR.fields_by_number[number].name)[index]
+        name = f"{name}.{node.name}"
+    return name
+
+
+def comment(descriptor: Descriptor | FieldDescriptor | MethodDescriptor | ServiceDescriptor) -> str:
+    return comments().get(descriptor.full_name, "")

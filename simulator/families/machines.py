@@ -1,0 +1,386 @@
+"""What the commands on virtual machines share: lookups by account and name, the answers, and their jobs.
+
+An answer is rendered once per selection of `details` and kept in `vm.views` until `changed(vm)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from simulator import errors
+from simulator.commands import Call
+from simulator.errors import ApiError
+from simulator.families import addresses, security_groups
+from simulator.world import Account, Job, Nic, ServiceOffering, VirtualMachine, Volume, World, timestamp
+
+R = TypeVar("R", VirtualMachine, Volume)
+Step = tuple[float, Callable[[], None]]  # a share of the job's duration, and what happens then
+
+DETAIL_PARTS = (
+    "all, group, nics, stats, secgrp, tmpl, servoff, diskoff, backoff, iso, volume, min, affgrp, vnfnics".split(", ")
+)
+HIDDEN_DETAILS = ("memoryOvercommitRatio", "cpuOvercommitRatio", "Message.ReservedCapacityFreed.Flag", "rootdisksize")
+SIZE_DETAILS = ("cpuNumber", "cpuSpeed", "memory")
+HOST = {
+    "hostid": "7c3a9c1e-6a39-4d5b-9a65-0b54b6d9a1f2",
+    "hostname": "SimulatedAgent.2f6a1f0b-3f2e-4c35-8a56-a2a0b1c7d9e4",
+}
+EVERYTHING = frozenset({"all"})
+
+
+class Index(Generic[R]):
+    """Rows by account and by lower-case name, oldest first; removed ones are taken out."""
+
+    def __init__(self) -> None:
+        self.by_account: dict[Account, dict[int, R]] = {}
+        self._by_name: dict[str, dict[int, R]] = {}
+
+    def add(self, row: R) -> None:
+        self.by_account.setdefault(row.account, {})[row.number] = row
+        self._by_name.setdefault(row.name.lower(), {})[row.number] = row
+
+    def discard(self, row: R) -> None:
+        self.by_account[row.account].pop(row.number, None)
+        self._by_name[row.name.lower()].pop(row.number, None)
+
+    def rename(self, row: R, name: str) -> None:
+        self._by_name[row.name.lower()].pop(row.number, None)
+        row.name = name
+        self._by_name.setdefault(name.lower(), {})[row.number] = row
+
+    def named(self, name: str) -> list[R]:
+        return sorted(self._by_name.get(name.lower(), {}).values(), key=lambda row: row.number)
+
+    def owned(self, owners: Iterable[Account]) -> list[R]:
+        lists = [self.by_account[owner].values() for owner in owners if owner in self.by_account]
+        if len(lists) == 1:
+            return list(lists[0])
+        return sorted((row for rows in lists for row in rows), key=lambda row: row.number)
+
+
+def machines(world: World) -> Index[VirtualMachine]:
+    index: Index[VirtualMachine] = world.indexes.setdefault(VirtualMachine, Index())
+    return index
+
+
+def volumes(world: World) -> Index[Volume]:
+    index: Index[Volume] = world.indexes.setdefault(Volume, Index())
+    return index
+
+
+def changed(vm: VirtualMachine) -> None:
+    """Forget the rendered answers; for everybody who changes what a VM's answer shows."""
+    vm.views.clear()
+
+
+def set_state(world: World, vm: VirtualMachine, state: str) -> None:
+    vm.state, vm.updated = state, world.now
+    changed(vm)
+
+
+# Lookup
+
+
+def removed(kind: str, number: int) -> ApiError:
+    return errors.invalid(f"Unable to find UUID for id [{number}] of type [{kind}]")
+
+
+def machine(call: Call, parameter: str = "id") -> VirtualMachine:
+    """The VM a command works on, when the caller may."""
+    vm = call.require(VirtualMachine, parameter)
+    if vm.removed:
+        raise removed("VirtualMachine", vm.number)
+    call.check_access(vm.account)
+    return vm
+
+
+def volume(call: Call, parameter: str = "id") -> Volume:
+    row = call.require(Volume, parameter)
+    if row.removed:
+        raise removed("Volume", row.number)
+    return row
+
+
+# Answers
+
+
+def instance_name(vm: VirtualMachine) -> str:
+    return f"i-{vm.account.number}-{vm.number}-VM"
+
+
+def describe(vm: VirtualMachine) -> str:
+    """How CloudStack's texts show a VM."""
+    shown = {
+        "id": vm.number,
+        "instanceName": instance_name(vm),
+        "state": vm.state,
+        "type": "User",
+        "uuid": vm.id,
+    }
+    return "VM instance " + json.dumps(shown, separators=(",", ":"))
+
+
+def owner_fields(owner: Account) -> dict[str, Any]:
+    if owner.project:
+        return {"projectid": owner.project.id, "project": owner.project.name}
+    return {"account": owner.name}
+
+
+def render_nic(nic: Nic, public: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    network = nic.network
+    body: dict[str, Any] = {
+        "id": nic.id,
+        "networkid": network.id,
+        "networkname": network.name,
+        "netmask": str(network.cidr.netmask),
+        "gateway": network.gateway,
+        "ipaddress": nic.ip,
+    }
+    if nic.plugged:
+        body["isolationuri"] = body["broadcasturi"] = f"vlan://{network.vlan}"
+    body |= {
+        "traffictype": "Guest",
+        "type": network.type,
+        "isdefault": nic.default,
+        "macaddress": nic.mac,
+        "secondaryip": [{"id": row.id, "ipaddress": row.address} for row in nic.secondary],
+        "extradhcpoption": [],
+        "deviceid": str(nic.device),
+    }
+    if nic.default and public:
+        body |= public
+    return body
+
+
+def selection(call: Call) -> frozenset[str]:
+    """The parts of the answer asked for with `details`."""
+    parts = frozenset(call.items("details"))
+    if not parts <= frozenset(DETAIL_PARTS):
+        raise errors.invalid(
+            "The details parameter contains a non permitted value. "
+            f"The allowed values are [{', '.join(DETAIL_PARTS)}]"
+        )
+    return parts or EVERYTHING
+
+
+def render(
+    world: World, vm: VirtualMachine, *, parts: frozenset[str] = EVERYTHING, admin: bool = False
+) -> dict[str, Any]:
+    """A VM as the lists show it, with the job that runs on it."""
+    key = (parts, admin, len(vm.tags) > 1)
+    body = vm.views.get(key)
+    if body is None:
+        body = vm.views[key] = _render(world, vm, parts, admin)
+    if vm.jobs:
+        return body | {"jobid": vm.jobs[0].id, "jobstatus": 0}
+    return body
+
+
+def _render(world: World, vm: VirtualMachine, parts: frozenset[str], admin: bool) -> dict[str, Any]:
+    template = vm.template
+    data_disks = [disk for disk in vm.volumes if disk.type == "DATADISK" and disk.offering]
+    everything = "all" in parts
+    # A VM that fills several rows of CloudStack's view shows parts that `details` left out.
+    several = len(vm.volumes) > 1 or len(vm.tags) > 1 or len(vm.nics) > 1 or len(vm.security_groups) > 1
+    with_nics = everything or "nics" in parts or several
+    on_host = vm.state in ("Running", "Stopping")
+    ready = any(disk.type == "ROOT" and disk.state == "Ready" for disk in vm.volumes)
+    body: dict[str, Any] = {"id": vm.id, "name": vm.name, "displayname": vm.display_name or vm.name}
+    body |= owner_fields(vm.account)
+    body |= {
+        "userid": vm.user.id,
+        "username": vm.user.name,
+        "domainid": vm.account.domain.id,
+        "domain": vm.account.domain.name,
+        "domainpath": vm.account.domain.path,
+        "created": timestamp(vm.created),
+    }
+    if vm.updated is not None:
+        body["lastupdated"] = timestamp(vm.updated)
+    body |= {"state": vm.state, "haenable": vm.ha_enabled}
+    if vm.group and (everything or "group" in parts):
+        body |= {"groupid": vm.group_id, "group": vm.group}
+    body |= {"zoneid": vm.zone.id, "zonename": vm.zone.name}
+    if on_host:
+        body |= (HOST if admin else {}) | {"hostcontrolstate": "Enabled"}
+    if everything or "tmpl" in parts:
+        body |= {
+            "templateid": template.id,
+            "templatename": template.name,
+            "templatetype": template.type,
+            "templateformat": template.format,
+            "templatedisplaytext": template.display_text,
+            "passwordenabled": template.password_enabled,
+        }
+    if everything or "servoff" in parts:
+        body |= {"serviceofferingid": vm.offering.id, "serviceofferingname": vm.offering.name}
+    if data_disks and data_disks[0].offering:
+        body |= {"diskofferingid": data_disks[0].offering.id, "diskofferingname": data_disks[0].offering.name}
+    if everything or "servoff" in parts:
+        body |= {"cpunumber": vm.cpu_number, "cpuspeed": vm.cpu_speed, "memory": vm.memory}
+    body["guestosid"] = template.os_id
+    if (everything or "volume" in parts) and any(disk.type == "ROOT" for disk in vm.volumes):
+        body |= {"rootdeviceid": 0, "rootdevicetype": "ROOT"}
+    groups = vm.security_groups if everything or "secgrp" in parts else vm.security_groups[1:]
+    body["securitygroup"] = [security_groups.render_group(group) for group in groups]
+    address = addresses.static_nat_of(world, vm)
+    public = {"publicipid": address.id, "publicip": address.address} if address else {}
+    nics = sorted(vm.nics, key=lambda nic: not nic.default) if with_nics else []
+    body["nic"] = [render_nic(nic, public) for nic in nics]
+    body["hypervisor"] = template.hypervisor
+    if nics:
+        body["ipaddress"] = nics[0].ip
+    body |= public
+    if admin:
+        body["instancename"] = instance_name(vm)
+    body["details"] = {key: value for key, value in vm.details.items() if admin or key not in HIDDEN_DETAILS}
+    if not admin:
+        body["readonlydetails"] = "dataDiskController, rootDiskController"
+    if names := vm.details.get("SSH.KeyPairNames"):
+        body["keypairs"] = names
+    body["affinitygroup"] = []
+    if admin:
+        body["displayvm"] = True
+    body |= {
+        "isdynamicallyscalable": vm.dynamically_scalable,
+        "deleteprotection": vm.delete_protection,
+        "ostypeid": template.os_id,
+        "osdisplayname": template.os_name,
+    }
+    if ready:
+        body["pooltype"] = "NetworkFilesystem"
+    body |= {"receivedbytes": 0, "sentbytes": 0}
+    if admin:
+        body["arch"] = template.arch
+    body |= {"tags": vm.tags, "hasannotations": False}
+    return body
+
+
+# Jobs
+
+
+def submit(
+    call: Call,
+    vm: VirtualMachine,
+    effect: Callable[[], dict[str, Any] | None],
+    *,
+    steps: Iterable[Step] = (),
+    seconds: float | None = None,
+    created: bool = False,
+    named: bool = True,
+) -> dict[str, Any]:
+    """A job on a VM, behind those that were submitted before: `steps` on the way, `effect` at its end.
+
+    The result is the VM, with what `effect` returns on top; a removed VM leaves only its empty lists.
+    """
+    world = call.world
+    wait = max(vm.busy_until - world.now, 0.0)
+    duration = call.duration() if seconds is None else seconds
+    begun: list[Job] = []
+
+    def guarded(step: Callable[[], None]) -> Callable[[], None]:
+        # A submit that fails after all leaves no job behind whose steps could happen.
+        return lambda: step() if begun and begun[0].status == 0 else None
+
+    for share, step in steps:
+        world.at(wait + share * duration, guarded(step))
+
+    def finish() -> dict[str, Any]:
+        try:
+            extra = effect() or {}
+        finally:
+            vm.jobs.remove(begun[0])
+        if "success" in extra:
+            return extra
+        if vm.removed:
+            empty: dict[str, Any] = {"securitygroup": [], "nic": [], "affinitygroup": []}
+            return {"virtualmachine": empty | {"deleteprotection": False, "tags": []}}
+        shown = render(world, vm) | extra | {"jobid": begun[0].id, "jobstatus": 0}
+        return {"virtualmachine": shown | {"tags": list(vm.tags)}}
+
+    answer = call.job(
+        finish,
+        instance=("VirtualMachine", vm.id) if named else None,
+        create_id=vm.id if created else None,
+        seconds=wait + duration,
+    )
+    job = world.find(Job, answer["jobid"])
+    assert job is not None
+    begun.append(job)
+    vm.jobs.append(job)
+    vm.busy_until = world.now + wait + duration
+    return answer
+
+
+def refuse(call: Call, vm: VirtualMachine, error: ApiError) -> dict[str, Any]:
+    """A job that fails as soon as it starts, without waiting for others on the VM."""
+
+    def fail() -> dict[str, Any]:
+        raise error
+
+    return call.job(fail, instance=("VirtualMachine", vm.id), seconds=0.0)
+
+
+# Sizes
+
+
+def size_of(offering: ServiceOffering, details: Mapping[str, str]) -> tuple[int, int, int]:
+    """CPUs, MHz and MB of a VM with this offering; `details` are looked at for customized ones only."""
+    if not offering.customized:
+        if any(key in details for key in SIZE_DETAILS):
+            raise errors.invalid(
+                "cpuNumber or cpuSpeed or memory should not be specified for static service offering"
+            )
+        return offering.cpu_number or 0, offering.cpu_speed or 0, offering.memory or 0
+    if "cpuNumber" not in details or "memory" not in details:
+        raise errors.invalid(
+            "Need to specify custom parameter values cpu, cpu speed and memory when using custom offering"
+        )
+    cpus = _within(details["cpuNumber"], offering, "cpunumber", "cpu cores")
+    memory = _within(details["memory"], offering, "memory", "memory")
+    return cpus, int(details.get("cpuSpeed") or offering.cpu_speed or 0), memory
+
+
+def _within(text: str, offering: ServiceOffering, key: str, name: str) -> int:
+    low = int(offering.details.get(f"min{key}", 1))
+    high = int(offering.details.get(f"max{key}", 2147483647))
+    value = int(text) if text.isdigit() else 0
+    if not low <= value <= high:
+        raise errors.invalid(f"Invalid {name} value, specify a value between {low} and {high}")
+    return value
+
+
+# Limits
+
+
+def check_limit(call: Call, owner: Account, kind: str, requested: int, code: int = errors.RESOURCE_ALLOCATION) -> None:
+    """535 when an account's limit would be exceeded; `kind` is the key in `account.limits`."""
+    limit = owner.limits.get(kind, -1)
+    if limit < 0:
+        return
+    amount = _amount(call.world, owner, kind)
+    if amount + requested <= limit:
+        return
+    name = "user_vm" if kind == "vm" else kind
+    who = f"Project Name = {owner.project.name}" if owner.project else f"Account Name = {owner.name}"
+    what = "Project" if owner.project else "Account"
+    raise ApiError(
+        535,
+        f"Maximum amount of resources of Type = '{name}', tag = 'null' for {who} in Domain Id = "
+        f"{owner.domain.number} is exceeded: {what} Resource Limit = {limit}, Current {what} Resource Amount = {amount}, "
+        f"Current {what} Resource Reservation = 0, Requested Resource Amount = {requested}.",
+        code,
+    )
+
+
+def _amount(world: World, owner: Account, kind: str) -> int:
+    if kind == "volume":
+        return sum(row.state != "Destroy" for row in volumes(world).owned([owner]))
+    rows = [vm for vm in machines(world).owned([owner]) if vm.state not in ("Destroyed", "Expunging", "Error")]
+    if kind == "cpu":
+        return sum(vm.cpu_number for vm in rows)
+    if kind == "memory":
+        return sum(vm.memory for vm in rows)
+    return len(rows)

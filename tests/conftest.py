@@ -1,0 +1,176 @@
+"""Fixtures: a simulated CloudStack on a real port, and a translator's scope on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvicorn
+
+from gstack.kernel.sealing import Sealer
+from gstack.kernel.settings import Settings
+from simulator import cloud
+from simulator.app import Simulator
+from translator_service import resources
+from translator_service.cloudstack.client import Endpoint
+from translator_service.mapping import NameMap
+from translator_service.operations import engine as engine_module
+from translator_service.paging import Pager
+from translator_service.scope import PURPOSE, Environment, Scope, open_scope
+from translator_service.store import open_store
+
+RECORDINGS = Path(__file__).parent / "recordings"
+LINK_BASE = "https://www.googleapis.com"
+
+resources.load()
+
+
+def recorded(file: str, name: str, *, index: int = 0) -> dict[str, Any]:
+    """One recorded exchange by file stem and name."""
+    exchanges = json.loads((RECORDINGS / f"{file}.json").read_text())["exchanges"]
+    return [exchange for exchange in exchanges if exchange["name"] == name][index]
+
+
+def recorded_rows(file: str, name: str) -> list[dict[str, Any]]:
+    """The rows of a recorded list answer."""
+    body = next(iter(recorded(file, name)["body"].values()))
+    return next((value for value in body.values() if isinstance(value, list)), [])
+
+
+class Cloud:
+    """The demo cloud, quick, served over HTTP from a thread of this process; `reset` makes a new one."""
+
+    def __init__(self) -> None:
+        self.app: Simulator
+        self.reset()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/client/api"
+        config = uvicorn.Config(self._serve, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([self._socket])), daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+
+    async def _serve(self, *arguments: Any) -> None:
+        await self.app(*arguments)
+
+    def reset(self) -> None:
+        description = cloud.read(None)
+        description["settings"] = {"job_seconds": {"": 0.02}}
+        self.app = Simulator(cloud.build(description))
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """CloudStack commands since the last reset, without job polling."""
+        return {name: count for name, count in self.app.calls.items() if name != "queryAsyncJobResult"}
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(5)
+
+
+@pytest.fixture(scope="session")
+def cloud_server() -> Iterator[Cloud]:
+    server = Cloud()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def simulated(cloud_server: Cloud) -> Cloud:
+    """A fresh demo cloud."""
+    cloud_server.reset()
+    return cloud_server
+
+
+@pytest.fixture
+def environment(simulated: Cloud, tmp_path: Path) -> Iterator[Environment]:
+    settings = Settings(state_dir=tmp_path, cloudstack_url=simulated.url)
+    made = Environment(
+        settings=settings,
+        endpoint=Endpoint(simulated.url, connections=8, timeout=10),
+        store=open_store(settings.translator_database()),
+        sealer=Sealer(b"k" * 32),
+        names=NameMap(),
+        pager=Pager(b"page key"),
+    )
+    yield made
+    made.endpoint.close()
+    made.store.engine.dispose()
+
+
+OpenScope = Callable[..., Scope]
+
+
+@pytest.fixture
+def scope_for(environment: Environment) -> OpenScope:
+    """Open scopes: `scope_for("demo", account="demo")`; keys are `<account>-api-key` and `<account>-secret-key`."""
+
+    def make(project: str = "demo", account: str = "demo", **options: Any) -> Scope:
+        user = environment_user(account)
+        return open_scope(environment, environment.sealer.seal(orjson.dumps(user), PURPOSE), project, LINK_BASE, **options)
+
+    def environment_user(account: str) -> dict[str, str]:
+        user = account.partition("@")[0]
+        return {
+            "api_key": f"{user}-api-key",
+            "secret_key": f"{user}-secret-key",
+            "account_id": f"00000000-0000-4000-8000-{user.encode().hex():0>12}",
+            "account_name": account,
+            "subject": f"{user}@example.org",
+            "key": user,
+        }
+
+    return make
+
+
+@pytest.fixture
+def scope(scope_for: OpenScope) -> Scope:
+    """The demo account's scope on a fresh demo cloud."""
+    return scope_for()
+
+
+@pytest.fixture(scope="session")
+def _workflows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Environment], None]]:
+    """DBOS is one a process: it is launched once, and each test's environment is put under it."""
+    started: list[engine_module.Engine] = []
+
+    def use(environment: Environment) -> None:
+        if not started:
+            folder = tmp_path_factory.mktemp("workflows")
+            settings = environment.settings.model_copy(update={"state_dir": folder})
+            first = Environment(**{**vars(environment), "settings": settings})
+            started.append(engine_module.Engine(first, "tests"))
+            started[0].start()
+        started[0].environment = environment
+        engine_module._environment = environment
+
+    yield use
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def operations(environment: Environment, _workflows: Callable[[Environment], None]) -> Callable[[Scope, Any], Any]:
+    """Runs operations for real; call it with a scope and an Operation to get the finished row."""
+    _workflows(environment)
+
+    def finish(scope: Scope, operation: Any, seconds: float = 20.0) -> Any:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            row = environment.store.operation_by_name(operation.name)
+            if row is not None and row["status"] == "DONE":
+                return row
+            time.sleep(0.01)
+        raise AssertionError(f"{operation.name} did not finish: {row}")
+
+    return finish

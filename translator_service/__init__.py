@@ -1,0 +1,1 @@
+"""The translator: GCE resources to CloudStack calls and back, and durable operations. A gRPC service."""

@@ -1,0 +1,102 @@
+"""What goes wrong between us and a CloudStack, and the one table that makes GCE errors of it.
+
+CloudStackError      an error answer, of a request or inside a finished job
+Unreachable          no usable answer: refused, timed out, HTML, truncated
+  MaybeDone          ... and the request may have been carried out
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gstack.kernel.errors import ApiError
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """status and reason for an HTTP answer, code for `Operation.error.errors[].code`; show: the text may be shown."""
+
+    status: int
+    reason: str
+    code: str
+    message: str
+    show: bool = False
+
+
+# CloudStack's error code -> what a GCE client is told. Sources: ApiErrorCode, and the recorded answers of 4.22, which
+# use 530 for much that is the caller's fault, and detailed texts inside jobs.
+MEANINGS = {
+    400: Meaning(400, "badRequest", "INVALID_USAGE", "The request is malformed."),
+    401: Meaning(401, "authError", "UNAUTHORIZED", "Invalid Credentials"),
+    405: Meaning(500, "backendError", "INTERNAL_ERROR", "Internal error."),
+    429: Meaning(429, "rateLimitExceeded", "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. Try again later."),
+    430: Meaning(400, "invalid", "INVALID_USAGE", "The request has an invalid value."),
+    431: Meaning(400, "invalid", "INVALID_USAGE", "The request has an invalid value.", show=True),
+    432: Meaning(403, "forbidden", "PERMISSION_DENIED", "The account's role does not permit this."),
+    503: Meaning(503, "backendError", "SERVICE_UNAVAILABLE", "The service is in maintenance. Try again later."),
+    511: Meaning(401, "authError", "UNAUTHORIZED", "A second factor is needed."),
+    530: Meaning(500, "backendError", "INTERNAL_ERROR", "Internal error."),
+    531: Meaning(403, "forbidden", "PERMISSION_DENIED", "Permission to the resource is denied."),
+    532: Meaning(403, "quotaExceeded", "QUOTA_EXCEEDED", "A quota of the project is exceeded."),
+    533: Meaning(
+        503,
+        "resourcePoolExhausted",
+        "ZONE_RESOURCE_POOL_EXHAUSTED",
+        "The zone does not have enough resources available to fulfill the request.",
+    ),
+    534: Meaning(503, "backendError", "RESOURCE_NOT_READY", "A resource of the zone is unavailable. Try again later."),
+    535: Meaning(403, "quotaExceeded", "QUOTA_EXCEEDED", "A quota of the project is exceeded."),
+    536: Meaning(
+        400,
+        "resourceInUseByAnotherResource",
+        "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE",
+        "The resource is in use by another resource.",
+    ),
+    537: Meaning(409, "conflict", "RESOURCE_CONFLICT", "The rule conflicts with another one."),
+}
+_UNKNOWN = Meaning(500, "backendError", "INTERNAL_ERROR", "Internal error.")
+
+# Texts carry uuids that change with each call, internal numbers and JSON of internal objects.
+_INTERNAL = re.compile(
+    r"\[[^\]]*\]|\{[^}]*\}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\bid[ =:]*\d+", re.IGNORECASE
+)
+
+
+class CloudStackError(Exception):
+    """An error answer: CloudStack's `errorcode`, its class number and its text (never shown as it is)."""
+
+    def __init__(self, code: int, text: str, class_code: int = 0):
+        super().__init__(code, text, class_code)
+        self.code = code
+        self.text = text
+        self.class_code = class_code
+
+    def __str__(self) -> str:
+        return f"CloudStack {self.code}: {self.text}"
+
+    @property
+    def meaning(self) -> Meaning:
+        return MEANINGS.get(self.code, _UNKNOWN)
+
+    @property
+    def message(self) -> str:
+        meaning = self.meaning
+        if not meaning.show or _INTERNAL.search(self.text) or "CloudStack" in self.text:
+            return meaning.message
+        return self.text
+
+
+class Unreachable(Exception):
+    """CloudStack gave no usable answer and the request was not carried out, or only reads."""
+
+
+class MaybeDone(Unreachable):
+    """CloudStack gave no usable answer to a request that changes something."""
+
+
+def to_api_error(error: CloudStackError | Unreachable) -> ApiError:
+    if isinstance(error, Unreachable):
+        return ApiError(503, "The service is unavailable. Try again later.", "backendError", retry_after=5)
+    meaning = error.meaning
+    return ApiError(meaning.status, error.message, meaning.reason, retry_after=1 if meaning.status in (429, 503) else 0)

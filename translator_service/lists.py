@@ -1,0 +1,90 @@
+"""List and aggregatedList answers, the same for all collections: filter, order, page, envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from translator_service.filters import compile_filter
+from translator_service.scope import Scope
+
+M = TypeVar("M", bound=Message)
+L = TypeVar("L", bound=Message)
+
+
+def page(
+    scope: Scope,
+    request: Any,
+    items: Sequence[Any],
+    answer: type[L],
+    path: str,
+    *,
+    identity: Callable[[Any], str] = lambda item: str(item.id),
+) -> L:
+    """`answer(kind, id, items, nextPageToken, selfLink)` for a list request. path: below the project, `zones/z/disks`."""
+    predicate = compile_filter(request.filter, answer.DESCRIPTOR.fields_by_name["items"].message_type)
+    chosen = [item for item in items if predicate(item)] if predicate else items
+    shown, token = scope.environment.pager.page(
+        chosen, request, scope=path, name=_name, created=_created, identity=identity
+    )
+    return answer(
+        kind=kind_of(answer),
+        id=scope.links.path(path),
+        items=shown,
+        nextPageToken=token,
+        selfLink=scope.links.of(path),
+    )
+
+
+def aggregated(
+    scope: Scope,
+    request: Any,
+    items: Iterable[tuple[str, Any]],
+    scopes: Iterable[str],
+    answer: type[L],
+    collection: str,
+) -> L:
+    """An aggregated list. items: (scope as `zones/z`, message); scopes: all that exist, the empty ones get a warning."""
+    scoped_field = answer.DESCRIPTOR.fields_by_name["items"].message_type.fields_by_name["value"].message_type
+    item_type = scoped_field.fields_by_name[collection].message_type
+    predicate = compile_filter(request.filter, item_type)
+    chosen = [pair for pair in items if predicate is None or predicate(pair[1])]
+    shown, token = scope.environment.pager.page(
+        chosen,
+        request,
+        scope=f"aggregated/{collection}",
+        name=lambda pair: f"{_name(pair[1])} {pair[0]}",
+        created=lambda pair: _created(pair[1]),
+        identity=lambda pair: str(pair[1].id),
+    )
+    reply: Any = answer(
+        kind=kind_of(answer),
+        id=scope.links.path("aggregated", collection),
+        nextPageToken=token,
+        selfLink=scope.links.of("aggregated", collection),
+    )
+    for where, item in shown:
+        getattr(reply.items[where], collection).append(item)
+    for where in scopes:
+        if where not in reply.items:
+            warning = reply.items[where].warning
+            warning.code = "NO_RESULTS_ON_PAGE"
+            warning.message = f"There are no results for scope '{where}' on this page."
+            warning.data.add(key="scope", value=where)
+    return reply  # type: ignore[no-any-return]
+
+
+def kind_of(message: type[Message]) -> str:
+    """`compute#instanceList` for InstanceList."""
+    name = message.DESCRIPTOR.name
+    return f"compute#{name[0].lower()}{name[1:]}"
+
+
+def _name(item: Any) -> str:
+    return str(item.name)
+
+
+def _created(item: Any) -> str:
+    return str(item.creationTimestamp)

@@ -1,0 +1,106 @@
+"""GCE names and numbers of CloudStack things, and back. The one name resolver.
+
+`rfc1035`: a name becomes a lower-case slug; of several with the same slug the oldest keeps it, the others get
+`-<first 8 hex digits of the uuid>`. `verbatim`: CloudStack's own names, duplicates told apart in the same way.
+On input the shown name, the verbatim name, the uuid and the numeric id all work.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+from gstack.kernel.errors import ApiError, invalid
+
+Naming = Literal["rfc1035", "verbatim"]
+Row = dict[str, Any]
+
+MAX_LENGTH = 63
+PATTERN = r"(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)"
+_NAME = re.compile(PATTERN)
+_OTHER = re.compile(r"[^a-z0-9]+")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_SUFFIXED = re.compile(r"(?P<stem>.+)-(?P<hex>[0-9a-f]{8})")
+
+
+def slug(name: str) -> str:
+    """`Linux CentOS 6.4 64-bit` -> `linux-centos-6-4-64-bit`; always a valid GCE name."""
+    text = _OTHER.sub("-", name.lower()).strip("-")
+    if not text or not text[0].isalpha():
+        text = f"x-{text}" if text else "x"
+    return text[:MAX_LENGTH].rstrip("-")
+
+
+def number(identity: str) -> int:
+    """A stable id for a uuid, or for any other text: 1 to 2^63-1 (clients parse ids as signed 64-bit integers)."""
+    try:
+        value = uuid.UUID(identity).int >> 65
+    except ValueError:
+        value = uuid.uuid5(uuid.NAMESPACE_URL, identity).int >> 65
+    return value or 1
+
+
+def check_new_name(name: str, field: str = "resource.name") -> None:
+    """Raise 400 with the pattern unless this is a name that GCE would accept for a new resource."""
+    if not name:
+        raise ApiError(400, f"Required field '{field}' not specified", "required", field)
+    if not _NAME.fullmatch(name):
+        raise invalid(field, f"'{name}'. Must be a match of regex '{PATTERN}'")
+
+
+def with_suffix(shown: str, identity: str) -> str:
+    return f"{shown[: MAX_LENGTH - 9].rstrip('-')}-{identity[:8]}"
+
+
+def split_suffix(name: str) -> tuple[str, str] | None:
+    """(`stem`, `hex`) of a name that may be one of several: `web-1a2b3c4d`."""
+    match = _SUFFIXED.fullmatch(name)
+    return (match["stem"], match["hex"]) if match else None
+
+
+class Index:
+    """The GCE names of a list of CloudStack rows. Rows need `id`; age is `created`, then their order in the list."""
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        naming: Naming,
+        *,
+        label: Callable[[Row], str] = lambda row: str(row.get("name", "")),
+        mapped: dict[str, str] | None = None,
+    ):
+        """mapped: CloudStack name -> GCE name, what an operator decided."""
+        self._shown: dict[str, Row] = {}
+        self._other: dict[str, Row] = {}
+        self._names: dict[str, str] = {}
+        mapped = mapped or {}
+        ordered = sorted(
+            rows, key=lambda row: (row["id"] not in mapped and label(row) not in mapped, row.get("created", ""))
+        )
+        for row in ordered:
+            verbatim = label(row)
+            shown = (
+                mapped.get(row["id"]) or mapped.get(verbatim) or (slug(verbatim) if naming == "rfc1035" else verbatim)
+            )
+            if shown in self._shown:
+                shown = with_suffix(shown, row["id"])
+            self._shown[shown] = row
+            self._names[row["id"]] = shown
+            for alias in (verbatim, row["id"].lower(), str(number(row["id"]))):
+                self._other.setdefault(alias, row)
+
+    def find(self, name: str) -> Row | None:
+        return self._shown.get(name) or self._other.get(name) or self._other.get(name.lower())
+
+    def name(self, identity: str) -> str | None:
+        """The GCE name of the row with this uuid."""
+        return self._names.get(identity)
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        """(GCE name, row), in the order of the names."""
+        return iter(sorted(self._shown.items()))
+
+    def __len__(self) -> int:
+        return len(self._shown)

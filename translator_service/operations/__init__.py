@@ -1,0 +1,1 @@
+"""Durable operations: what a mutation answers with, and the work behind it."""

@@ -1,0 +1,54 @@
+"""Operation rows to messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from gstack.compute.v1 import operations_pb2 as pb
+from translator_service.links import Links
+from translator_service.naming import number
+
+
+def rfc3339(seconds: float) -> str:
+    """`2026-11-22T23:24:26.123+00:00`, as GCE writes times."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def operation(row: Mapping[str, Any], links: Links) -> pb.Operation:
+    """A row of the operations table as a client sees it."""
+    scope: str = row["scope"]
+    message = pb.Operation(
+        kind="compute#operation",
+        id=number(row["name"]),
+        name=row["name"],
+        operationType=row["type"],
+        targetLink=links.of(row["target"]) if row["target"] else links.of(),
+        status=row["status"],
+        user=row["subject"],
+        progress=row["progress"],
+        insertTime=rfc3339(row["inserted"]),
+        creationTimestamp=rfc3339(row["inserted"]),
+        selfLink=links.of(scope, "operations", row["name"]),
+    )
+    if row["target_id"]:
+        message.targetId = int(row["target_id"])
+    if row["request_id"]:
+        message.clientOperationId = row["request_id"]
+    if scope.startswith("zones/"):
+        message.zone = links.of(scope)
+    elif scope.startswith("regions/"):
+        message.region = links.of(scope)
+    if row["started"] is not None:
+        message.startTime = rfc3339(row["started"])
+    if row["ended"] is not None:
+        message.endTime = rfc3339(row["ended"])
+    if error := row["error"]:
+        message.error.errors.add(code=error["code"], message=error["message"], location=error.get("location", ""))
+        # Some clients look only at the one, some only at the other.
+        message.httpErrorStatusCode = error["status"]
+        message.httpErrorMessage = error["http_message"]
+    for warning in row["warnings"] or ():
+        message.warnings.add(code=warning["code"], message=warning["message"])
+    return message

@@ -1,0 +1,86 @@
+"""Pages of a list: order, keyset tokens, limits. The one paging helper.
+
+A token holds the sort key of the last item and a hash of the question, signed, so it works on every replica, an item
+made or deleted between two pages neither repeats nor hides another one, and a token of another question is 400.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from gstack.kernel.errors import ApiError, invalid
+
+T = TypeVar("T")
+SortKey = tuple[str, ...]
+
+MAX_RESULTS = 500
+_ORDERS = ("", "name", "name asc", "name desc", "creationTimestamp", "creationTimestamp asc", "creationTimestamp desc")
+
+
+class Pager:
+    """Cuts pages; `key` signs the tokens and is the same on all replicas."""
+
+    def __init__(self, key: bytes):
+        self._key = key
+
+    def page(
+        self,
+        items: Sequence[T],
+        request: Any,
+        *,
+        scope: str,
+        name: Callable[[T], str],
+        created: Callable[[T], str],
+        identity: Callable[[T], Any],
+    ) -> tuple[list[T], str]:
+        """The page a list request asks for, and the token of the next one ("" on the last).
+
+        request: has `filter`, `orderBy`, `maxResults`, `pageToken`. scope: what is listed, bound into the token.
+        """
+        order = " ".join(request.orderBy.split())
+        if order not in _ORDERS:
+            raise invalid("orderBy", f"'{request.orderBy}'. Use name or creationTimestamp desc.")
+        size = request.maxResults if request.HasField("maxResults") and request.maxResults else MAX_RESULTS
+        if size > MAX_RESULTS:
+            raise invalid("maxResults", f"'{size}'. Values must be within the range: [0, {MAX_RESULTS}]")
+        by_time = order.startswith("creationTimestamp")
+
+        def key(item: T) -> SortKey:
+            tail = (name(item), str(identity(item)))
+            return (created(item), *tail) if by_time else tail
+
+        ordered = sorted(items, key=key, reverse=order.endswith("desc"))
+        question = hashlib.sha256(json.dumps([scope, request.filter, order]).encode()).hexdigest()[:16]
+        if request.pageToken:
+            last = self._read(request.pageToken, question)
+            descending = order.endswith("desc")
+            ordered = [item for item in ordered if (key(item) < last if descending else key(item) > last)]
+        shown = ordered[:size]
+        if len(ordered) <= size:
+            return shown, ""
+        return shown, self._write(key(shown[-1]), question)
+
+    def _sign(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, payload, "sha256")[:12]
+
+    def _write(self, key: SortKey, question: str) -> str:
+        payload = json.dumps([question, *key], separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(self._sign(payload) + payload).rstrip(b"=").decode()
+
+    def _read(self, token: str, question: str) -> SortKey:
+        try:
+            raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+            signature, payload = raw[:12], raw[12:]
+            if not hmac.compare_digest(signature, self._sign(payload)):
+                raise ValueError
+            found, *key = json.loads(payload)
+            if found != question:
+                raise ValueError
+        except (ValueError, TypeError):
+            raise ApiError(400, "Invalid value for field 'pageToken'.", "invalid", "pageToken") from None
+        return tuple(key)

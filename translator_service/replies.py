@@ -1,0 +1,33 @@
+"""Replies that are not built twice: CloudStack is asked each time, but the same answer gives the same reply.
+
+Content-addressed: the key is a hash of the question, the link base, the caller and the raw answers. Values are
+serialized messages, so a hit costs neither parsing nor mapping nor encoding. Bounded by bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from cachetools import LRUCache
+from google.protobuf.message import Message
+
+# Larger replies would push out many small ones that are asked for more often.
+_LARGEST = 8 * 1024 * 1024
+
+
+class Replies:
+    def __init__(self, size: int = 64 * 1024 * 1024):
+        self._cache: LRUCache[int, bytes] = LRUCache(size, getsizeof=len)
+        self._lock = threading.Lock()
+
+    def get(self, key: int, build: Callable[[], Message]) -> bytes:
+        with self._lock:
+            known = self._cache.get(key)
+        if known is not None:
+            return known
+        encoded = build().SerializeToString()
+        if len(encoded) <= _LARGEST:
+            with self._lock:
+                self._cache[key] = encoded
+        return encoded

@@ -1,0 +1,83 @@
+"""zoneOperations, regionOperations, globalOperations: one store, found under any scope.
+
+Clients derive the scope from links and sometimes look under the wrong one (gcutil, libcloud), so get, wait and delete
+find an operation by its name wherever it belongs; lists show only their own scope.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import operations_pb2 as pb
+from gstack.kernel.errors import ApiError, not_found
+from translator_service import lists
+from translator_service.operations import engine, render
+from translator_service.resources import zones
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+
+def _find(scope: Scope, request: Any, where: str) -> pb.Operation:
+    row = scope.store.operation(scope.project.key, request.operation)
+    if row is None:
+        raise not_found(scope.links.path(where, "operations", request.operation))
+    return render.operation(row, scope.links)
+
+
+def _where(request: Any) -> str:
+    if hasattr(request, "zone"):
+        return f"zones/{request.zone}"
+    return f"regions/{request.region}" if hasattr(request, "region") else "global"
+
+
+def get(scope: Scope, request: Any) -> Message:
+    return _find(scope, request, _where(request))
+
+
+def wait(scope: Scope, request: Any) -> Message:
+    """Blocks until the operation is done, at most two minutes."""
+    _find(scope, request, _where(request))
+    engine.wait(scope, request.operation)
+    return _find(scope, request, _where(request))
+
+
+def list_(scope: Scope, request: Any) -> Message:
+    where = _where(request)
+    if where.startswith("zones/"):
+        where = f"zones/{zones.resolve(scope, request.zone).name}"
+    elif where.startswith("regions/"):
+        where = f"regions/{zones.resolve_region(scope, request.region)}"
+    rows = scope.store.list_operations(scope.project.key, where, time.time() - engine.RETENTION)
+    return lists.page(
+        scope, request, [render.operation(row, scope.links) for row in rows], pb.OperationList, f"{where}/operations"
+    )
+
+
+def delete(scope: Scope, request: Any, empty: type[Message]) -> Message:
+    """Forgets a finished operation; one that runs cannot be deleted."""
+    found = _find(scope, request, _where(request))
+    if found.status != "DONE" or not scope.store.delete_operation(scope.project.key, request.operation):
+        raise ApiError(400, f"The operation '{request.operation}' is not done.", "resourceNotReady")
+    return empty()
+
+
+@rpc("GlobalOperations.AggregatedList")
+def aggregated_list(scope: Scope, request: pb.AggregatedListOperationsRequest) -> Message:
+    rows = scope.store.list_operations(scope.project.key, None, time.time() - engine.RETENTION)
+    pairs = [(row["scope"], render.operation(row, scope.links)) for row in rows]
+    everywhere = ["global", *zones.scopes(scope)] if request.includeAllScopes else ["global"]
+    return lists.aggregated(scope, request, pairs, everywhere, pb.OperationAggregatedList, "operations")
+
+
+for _scope, _empty in (
+    ("Zone", pb.DeleteZoneOperationResponse),
+    ("Region", pb.DeleteRegionOperationResponse),
+    ("Global", pb.DeleteGlobalOperationResponse),
+):
+    rpc(f"{_scope}Operations.Get")(get)
+    rpc(f"{_scope}Operations.List")(list_)
+    rpc(f"{_scope}Operations.Wait", calls=())(wait)
+    rpc(f"{_scope}Operations.Delete")(lambda scope, request, empty=_empty: delete(scope, request, empty))

@@ -1,0 +1,104 @@
+"""The table of methods, and what happens around each: scope, deadline, errors.
+
+A method is a function `(scope, request) -> message`, registered with `@rpc("Instances.SetTags")`. A method of the
+protos without a function answers 501 with its name, so that adding an rpc never breaks a build.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from gstack.kernel.contract import method_id, services
+from gstack.kernel.errors import ApiError
+from gstack.kernel.rpc import Server, guarded
+from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
+from translator_service.operations.engine import replay
+from translator_service.scope import Environment, Scope, open_scope
+
+Function = Callable[[Scope, Any], Message | bytes]
+
+CREDENTIAL = "x-credential-bin"
+LINK_BASE = "x-link-base"
+
+# CloudStack gets a little less time than the caller has left, so that the answer still arrives.
+_MARGIN = 0.25
+
+
+@dataclass(frozen=True)
+class Method:
+    function: Function
+    public_projects: bool
+    calls: tuple[str, ...]
+    differences: str
+
+
+METHODS: dict[str, Method] = {}
+
+
+def rpc(
+    name: str, *, calls: tuple[str, ...] = (), differences: str = "", public_projects: bool = False
+) -> Callable[[Function], Function]:
+    """Register a method. `calls` (CloudStack commands) and `differences` (from GCE) become the coverage page in docs/."""
+
+    def register(function: Function) -> Function:
+        METHODS[name] = Method(function, public_projects, calls, differences)
+        return function
+
+    return register
+
+
+def add_services(server: Server, environment: Environment) -> None:
+    """Every service of the compute protos, with the functions of METHODS behind their methods."""
+    for service in services():
+        handlers = {}
+        for descriptor in service.methods:
+            name = f"{service.name}.{descriptor.name}"
+            handlers[descriptor.name] = grpc.unary_unary_rpc_method_handler(
+                guarded(_method(environment, name, descriptor), name),
+                request_deserializer=GetMessageClass(descriptor.input_type).FromString,
+                response_serializer=_serialize,
+            )
+        server.add_generic(service.full_name, handlers)
+
+
+def _serialize(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
+def _method(
+    environment: Environment, name: str, descriptor: MethodDescriptor
+) -> Callable[[Any, grpc.ServicerContext], Any]:
+    method = METHODS.get(name)
+    if method is None:
+
+        def missing(request: Any, context: grpc.ServicerContext) -> Any:
+            raise ApiError(501, f"Method {method_id(descriptor)} is not implemented.", "notImplemented")
+
+        return missing
+
+    def call(request: Any, context: grpc.ServicerContext) -> Any:
+        metadata = dict(context.invocation_metadata())
+        left = context.time_remaining()
+        deadline = time.monotonic() + (left - _MARGIN if left else environment.settings.cloudstack_timeout)
+        try:
+            scope = open_scope(
+                environment,
+                metadata.get(CREDENTIAL, b""),
+                request.project,
+                metadata.get(LINK_BASE, environment.settings.link_base),
+                deadline=deadline,
+                public_projects=method.public_projects,
+            )
+            return replay(scope, request) or method.function(scope, request)
+        except (CloudStackError, Unreachable) as error:
+            raise to_api_error(error) from error
+
+    return call

@@ -1,0 +1,172 @@
+"""A request's view of the world: who asks, for which project, with which links, until when.
+
+`Environment` is made once at start; `Scope` for each request and for each step of an operation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from google.protobuf.message import Message
+
+from gstack.kernel.errors import ApiError, not_found
+from gstack.kernel.sealing import Sealer, SealError
+from gstack.kernel.settings import Settings
+from translator_service import naming
+from translator_service.catalog import Catalog, Entry, Kind
+from translator_service.cloudstack.client import Answer, Client, Endpoint, Keys
+from translator_service.links import Links
+from translator_service.mapping import NameMap
+from translator_service.naming import Index
+from translator_service.paging import Pager
+from translator_service.replies import Replies
+from translator_service.store import Store
+
+PURPOSE = "credential"
+
+
+@dataclass
+class Environment:
+    """What all requests share."""
+
+    settings: Settings
+    endpoint: Endpoint
+    store: Store
+    sealer: Sealer
+    names: NameMap
+    pager: Pager
+    catalog: Catalog = field(default_factory=Catalog)
+    replies: Replies = field(default_factory=Replies)
+
+    def index(self, rows: list[naming.Row], **options: Any) -> Index:
+        return Index(rows, self.settings.naming, **options)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The principal of a request. key: stable, for caches; credential: sealed, may be kept with an operation."""
+
+    keys: Keys
+    account_id: str
+    account_name: str
+    subject: str
+    key: str
+    credential: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A GCE project. name: as asked for; id: uuid of the CloudStack project, None for the caller's own account.
+
+    key: owner of rows in our database; number: the project's id for clients; row: CloudStack's answer about it.
+    """
+
+    name: str
+    id: str | None
+    key: str
+    number: int
+    row: naming.Row
+
+
+@dataclass
+class Scope:
+    environment: Environment
+    caller: Caller
+    project: Project
+    links: Links
+    client: Client
+    # Set when the request names a public image project instead of the caller's own.
+    public_project: str = ""
+    # The client's requestId and a hash of the whole request, for mutations.
+    request_id: str | None = None
+    request_hash: str = ""
+
+    @property
+    def names(self) -> NameMap:
+        return self.environment.names
+
+    @property
+    def store(self) -> Store:
+        return self.environment.store
+
+    @property
+    def owner(self) -> str:
+        """Key of caches for what this caller sees of this project."""
+        return f"{self.caller.key}/{self.project.key}"
+
+    def catalog(self, kind: Kind) -> Entry:
+        return self.environment.catalog.get(self.owner, kind, self.client)
+
+    def lookup(self, kind: Kind, name: str) -> naming.Row | None:
+        return self.environment.catalog.find(self.owner, kind, self.client, name)
+
+    def forget(self, kind: Kind) -> None:
+        self.environment.catalog.forget(self.owner, kind)
+
+    def reply(
+        self, sources: list[Answer | Entry], request: Message, build: Callable[[], Message], *extra: Any
+    ) -> Message | bytes:
+        """The reply for unchanged answers of CloudStack is the one built last time (see replies)."""
+        key = (type(request).__name__, request.SerializeToString(deterministic=True), self.links, self.owner, extra)
+        parts = tuple(source.raw if isinstance(source, Answer) else source.digest for source in sources)
+        return self.environment.replies.get(hash((key, parts)), build)
+
+
+def projects_kind(environment: Environment) -> Kind:
+    return Kind("projects", 60.0, lambda client: client.read_all("listProjects"), lambda rows: environment.index(rows))
+
+
+def caller_of(environment: Environment, credential: bytes) -> Caller:
+    """Unseal what auth gave the gateway. Raises 401."""
+    try:
+        found = orjson.loads(environment.sealer.open(credential, PURPOSE))
+    except SealError:
+        raise ApiError(401, "Request had invalid authentication credentials.") from None
+    return Caller(
+        keys=Keys(found["api_key"], found["secret_key"]),
+        account_id=found["account_id"],
+        account_name=found["account_name"],
+        subject=found["subject"],
+        key=found["key"],
+        credential=credential,
+    )
+
+
+def resolve_project(environment: Environment, caller: Caller, name: str, client: Client) -> Project:
+    """The caller's account, or a CloudStack project the caller is a member of. Anything else is 404."""
+    if name in (
+        caller.account_name,
+        naming.slug(caller.account_name),
+        caller.account_id,
+        str(naming.number(caller.account_id)),
+    ):
+        row = {"id": caller.account_id, "name": caller.account_name}
+        return Project(name, None, caller.account_id, naming.number(caller.account_id), row)
+    found = environment.catalog.find(caller.key, projects_kind(environment), client, name)
+    if found is None:
+        raise not_found(f"projects/{name}")
+    return Project(name, found["id"], found["id"], naming.number(found["id"]), found)
+
+
+def open_scope(
+    environment: Environment,
+    credential: bytes,
+    project: str,
+    link_base: str,
+    *,
+    deadline: float | None = None,
+    public_projects: bool = False,
+) -> Scope:
+    """Raises 401 for a credential that is not ours and 404 for a project that is not the caller's."""
+    caller = caller_of(environment, credential)
+    deadline = deadline or time.monotonic() + environment.settings.cloudstack_timeout
+    client = Client(environment.endpoint, caller.keys, None, deadline)
+    public = project if public_projects and environment.names.is_public(project) else ""
+    # The account itself has the same name in all its questions; another project costs one cached list.
+    found = resolve_project(environment, caller, caller.account_name if public else project, client)
+    client.project_id = found.id
+    return Scope(environment, caller, found, Links(link_base, public or project), client, public)

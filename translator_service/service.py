@@ -1,0 +1,56 @@
+"""The translator process: environment, methods, operations, identity, in this order."""
+
+from __future__ import annotations
+
+import hmac
+import socket
+
+import structlog
+
+from gstack.kernel import sealing
+from gstack.kernel.rpc import Server
+from gstack.kernel.settings import Settings
+from translator_service import identity, mapping, resources
+from translator_service.cloudstack.client import Endpoint
+from translator_service.operations.engine import Engine
+from translator_service.paging import Pager
+from translator_service.replies import Replies
+from translator_service.rpc import add_services
+from translator_service.scope import Environment
+from translator_service.store import open_store
+
+log = structlog.get_logger()
+
+
+def environment(settings: Settings) -> Environment:
+    """Raises KeyFileError or ValueError with a text for the operator."""
+    if not settings.cloudstack_url:
+        raise ValueError("GSTACK_CLOUDSTACK_URL is not set: the address of a CloudStack API, https://HOST/client/api")
+    key = sealing.read_key(settings.sealing_key_path())
+    page_key = settings.page_token_key.get_secret_value().encode() or hmac.digest(key, b"page tokens", "sha256")
+    return Environment(
+        settings=settings,
+        endpoint=Endpoint(
+            settings.cloudstack_url,
+            connections=settings.cloudstack_connections,
+            timeout=settings.cloudstack_timeout,
+            ca=str(settings.cloudstack_ca) if settings.cloudstack_ca else None,
+        ),
+        store=open_store(settings.translator_database()),
+        sealer=sealing.Sealer(key),
+        names=mapping.load(settings.names_file),
+        pager=Pager(page_key),
+        replies=Replies(settings.reply_cache_bytes),
+    )
+
+
+def main(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    shared = environment(settings)
+    resources.load()
+    server = Server(settings.translator_threads)
+    add_services(server, shared)
+    identity.add_service(server, shared)
+    engine = Engine(shared, settings.executor_id or f"{socket.gethostname()}/{settings.translator_listen}")
+    engine.start()
+    server.run(settings.translator_listen, stops=[engine.stop, shared.endpoint.close])

@@ -1,0 +1,258 @@
+"""What CloudStack cannot hold: operations, firewall intents, project metadata, heartbeats. The translator's SQL database.
+
+Plain functions over SQLAlchemy Core; SQLite by default, PostgreSQL for replicas. Times are seconds since the epoch.
+`owner` is the key of a project (see scope.Project.key): rows of one are never shown to another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.pool import QueuePool
+
+metadata = sa.MetaData()
+
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(80), unique=True, nullable=False),
+    sa.Column("owner", sa.String(80), nullable=False),
+    sa.Column("project", sa.String(255), nullable=False),
+    sa.Column("scope", sa.String(255), nullable=False),  # "zones/z", "regions/r", "global"
+    sa.Column("type", sa.String(80), nullable=False),  # GCE's operationType
+    sa.Column("target", sa.String(512), nullable=False),  # path below the project
+    sa.Column("target_id", sa.String(20), nullable=False, default=""),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("handler", sa.String(80), nullable=False, default=""),
+    sa.Column("payload", sa.LargeBinary, nullable=False, default=b""),  # sealed
+    sa.Column("status", sa.String(8), nullable=False),  # PENDING, RUNNING, DONE
+    sa.Column("progress", sa.Integer, nullable=False, default=0),
+    sa.Column("inserted", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.Column("error", sa.JSON),  # {"code", "message", "status", "reason"}
+    sa.Column("warnings", sa.JSON),  # [{"code", "message"}]
+    sa.Column("request_id", sa.String(64)),  # the client's requestId, None without one
+    sa.Column("request_hash", sa.String(64), nullable=False, default=""),
+    sa.Column("executions", sa.Integer, nullable=False, default=0),
+    sa.Index("operations_by_owner", "owner", "status"),
+    sa.UniqueConstraint("owner", "request_id"),
+)
+
+firewalls = sa.Table(
+    "firewalls",
+    metadata,
+    sa.Column("owner", sa.String(80), primary_key=True),
+    sa.Column("name", sa.String(80), primary_key=True),
+    sa.Column("network", sa.String(255), nullable=False),  # GCE name of the network
+    sa.Column("rule", sa.LargeBinary, nullable=False),  # serialized gstack.compute.v1.Firewall
+    sa.Column("created", sa.Float, nullable=False),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("owner", sa.String(80), primary_key=True),
+    sa.Column("kind", sa.String(40), primary_key=True),  # "project-metadata", "instance-metadata"
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("updated", sa.Float, nullable=False),
+)
+
+heartbeats = sa.Table(
+    "heartbeats",
+    metadata,
+    sa.Column("executor", sa.String(80), primary_key=True),
+    sa.Column("beat", sa.Float, nullable=False),
+)
+
+
+class Duplicate(Exception):
+    """The row exists already."""
+
+
+@dataclass
+class Store:
+    engine: sa.Engine
+
+    # Operations
+
+    def add_operation(self, **values: Any) -> None:
+        """Raises Duplicate when the owner used this request id before."""
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(operations.insert().values(**values))
+        except IntegrityError:
+            raise Duplicate(values["name"]) from None
+
+    def operation(self, owner: str, name: str) -> sa.RowMapping | None:
+        query = operations.select().where(operations.c.name == name, operations.c.owner == owner)
+        return self._one(query)
+
+    def operation_by_name(self, name: str) -> sa.RowMapping | None:
+        return self._one(operations.select().where(operations.c.name == name))
+
+    def operation_by_request(self, owner: str, request_id: str) -> sa.RowMapping | None:
+        query = operations.select().where(operations.c.owner == owner, operations.c.request_id == request_id)
+        return self._one(query)
+
+    def list_operations(self, owner: str, scope: str | None, since: float) -> Sequence[sa.RowMapping]:
+        query = operations.select().where(operations.c.owner == owner, operations.c.inserted >= since)
+        if scope is not None:
+            query = query.where(operations.c.scope == scope)
+        return self._all(query.order_by(operations.c.sequence))
+
+    def running(self, owner: str) -> list[tuple[str, str]]:
+        """(target, type) of operations that are not done."""
+        query = sa.select(operations.c.target, operations.c.type).where(
+            operations.c.owner == owner, operations.c.status != "DONE"
+        )
+        with self.engine.connect() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
+
+    def unstarted(self, before: float) -> list[str]:
+        """Names of operations that no translator has begun."""
+        query = sa.select(operations.c.name).where(
+            operations.c.status == "PENDING", operations.c.executions == 0, operations.c.inserted < before
+        )
+        with self.engine.connect() as connection:
+            return [row[0] for row in connection.execute(query)]
+
+    def is_blocked(self, owner: str, target: str, sequence: int) -> bool:
+        """Whether an earlier operation on the same target is not done."""
+        query = sa.select(operations.c.sequence).where(
+            operations.c.owner == owner,
+            operations.c.target == target,
+            operations.c.status != "DONE",
+            operations.c.sequence < sequence,
+        )
+        return self._one(query.limit(1)) is not None
+
+    def update_operation(self, name: str, **values: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(operations.update().where(operations.c.name == name).values(**values))
+
+    def begin_execution(self, name: str) -> int:
+        """Count one more execution of the operation and return the count."""
+        with self.engine.begin() as connection:
+            query = (
+                operations.update()
+                .where(operations.c.name == name)
+                .values(
+                    executions=operations.c.executions + 1,
+                    status=sa.case((operations.c.status == "DONE", "DONE"), else_="RUNNING"),
+                    started=sa.func.coalesce(operations.c.started, time.time()),
+                )
+                .returning(operations.c.executions)
+            )
+            return int(connection.execute(query).scalar_one())
+
+    def delete_operation(self, owner: str, name: str) -> bool:
+        query = operations.delete().where(
+            operations.c.owner == owner, operations.c.name == name, operations.c.status == "DONE"
+        )
+        with self.engine.begin() as connection:
+            return connection.execute(query).rowcount > 0
+
+    def purge_operations(self, before: float) -> int:
+        query = operations.delete().where(operations.c.status == "DONE", operations.c.ended < before)
+        with self.engine.begin() as connection:
+            return connection.execute(query).rowcount
+
+    # Firewalls
+
+    def firewall(self, owner: str, name: str) -> sa.RowMapping | None:
+        return self._one(firewalls.select().where(firewalls.c.owner == owner, firewalls.c.name == name))
+
+    def list_firewalls(self, owner: str) -> Sequence[sa.RowMapping]:
+        return self._all(firewalls.select().where(firewalls.c.owner == owner).order_by(firewalls.c.name))
+
+    def add_firewall(self, owner: str, name: str, network: str, rule: bytes) -> None:
+        """Raises Duplicate."""
+        try:
+            with self.engine.begin() as connection:
+                values = {"owner": owner, "name": name, "network": network, "rule": rule, "created": time.time()}
+                connection.execute(firewalls.insert().values(**values))
+        except IntegrityError:
+            raise Duplicate(name) from None
+
+    def delete_firewall(self, owner: str, name: str) -> bool:
+        query = firewalls.delete().where(firewalls.c.owner == owner, firewalls.c.name == name)
+        with self.engine.begin() as connection:
+            return connection.execute(query).rowcount > 0
+
+    # Documents
+
+    def document(self, owner: str, kind: str, name: str) -> bytes | None:
+        key = (documents.c.owner == owner, documents.c.kind == kind, documents.c.name == name)
+        row = self._one(sa.select(documents.c.content).where(*key))
+        return bytes(row["content"]) if row else None
+
+    def put_document(self, owner: str, kind: str, name: str, content: bytes, expected: bytes | None) -> bool:
+        """Replace the document if it still is `expected` (None: absent); False when another writer was first."""
+        key = (documents.c.owner == owner, documents.c.kind == kind, documents.c.name == name)
+        with self.engine.begin() as connection:
+            if expected is None:
+                try:
+                    with connection.begin_nested():
+                        values = {"owner": owner, "kind": kind, "name": name, "content": content}
+                        connection.execute(documents.insert().values(**values, updated=time.time()))
+                except IntegrityError:
+                    return False
+                return True
+            query = documents.update().where(*key, documents.c.content == expected)
+            return connection.execute(query.values(content=content, updated=time.time())).rowcount > 0
+
+    def delete_document(self, owner: str, kind: str, name: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(
+                documents.delete().where(documents.c.owner == owner, documents.c.kind == kind, documents.c.name == name)
+            )
+
+    # Heartbeats
+
+    def beat(self, executor: str) -> None:
+        with self.engine.begin() as connection:
+            done = connection.execute(
+                heartbeats.update().where(heartbeats.c.executor == executor).values(beat=time.time())
+            )
+            if done.rowcount == 0:
+                connection.execute(heartbeats.insert().values(executor=executor, beat=time.time()))
+
+    def living(self, since: float) -> set[str]:
+        query = sa.select(heartbeats.c.executor).where(heartbeats.c.beat >= since)
+        with self.engine.connect() as connection:
+            return {row[0] for row in connection.execute(query)}
+
+    def forget_heartbeats(self, before: float) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(heartbeats.delete().where(heartbeats.c.beat < before))
+
+    def _one(self, query: Any) -> sa.RowMapping | None:
+        with self.engine.connect() as connection:
+            return connection.execute(query).mappings().first()
+
+    def _all(self, query: Any) -> Sequence[sa.RowMapping]:
+        with self.engine.connect() as connection:
+            return connection.execute(query).mappings().all()
+
+
+def open_store(url: str) -> Store:
+    """Connect and create what is missing. SQLite runs in WAL mode, so that readers never wait for a writer."""
+    options: dict[str, Any] = {"pool_pre_ping": not url.startswith("sqlite"), "poolclass": QueuePool, "pool_size": 20}
+    engine = sa.create_engine(url, max_overflow=40, **options)
+    if engine.dialect.name == "sqlite":
+
+        @sa.event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _: Any) -> None:
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+                connection.execute(f"PRAGMA {pragma}")
+
+    metadata.create_all(engine)
+    return Store(engine)
