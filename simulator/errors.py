@@ -24,9 +24,10 @@ class ApiError(Exception):
         self.text = text
         self.cserrorcode = cserrorcode
         self.top_key = top_key
+        self.uuids: list[dict[str, str]] = []
 
     def body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"uuidList": [], "errorcode": self.status}
+        body: dict[str, Any] = {"uuidList": self.uuids, "errorcode": self.status}
         if self.cserrorcode is not None:
             body["cserrorcode"] = self.cserrorcode
         body["errortext"] = self.text

@@ -195,6 +195,7 @@ class VirtualMachine(Row):
     volumes: list[Volume] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)  # not finished, oldest first
     busy_until: float = 0.0
+    measured: bool = False  # has run long enough for statistics
     # Rendered answers by what they show; whoever changes anything that a VM's answer shows empties it.
     views: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
@@ -213,6 +214,7 @@ class Volume(Row):
     template: Template | None = None
     service_offering: ServiceOffering | None = None  # of root volumes
     attached: float | None = None
+    moved: bool = False  # its first attachment, to a stopped VM, gives the volume a new row
     jobs: list[Job] = field(default_factory=list)
 
 
@@ -330,6 +332,7 @@ class World:
         self._timeline: list[tuple[float, int, Callable[[], None]]] = []
         self.users_by_key: dict[str, User] = {}
         self.sessions: dict[str, tuple[User, float]] = {}  # session key -> user, time of expiry
+        self.indexes: dict[type, Any] = {}  # lookups that families keep beside the rows
 
     # Rows
 

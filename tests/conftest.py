@@ -15,7 +15,7 @@ import orjson
 import pytest
 import uvicorn
 
-from gstack.kernel.sealing import Sealer
+from gstack.kernel.sealing import CREDENTIAL, Sealer
 from gstack.kernel.settings import Settings
 from simulator import cloud
 from simulator.app import Simulator
@@ -24,7 +24,7 @@ from translator_service.cloudstack.client import Endpoint
 from translator_service.mapping import NameMap
 from translator_service.operations import engine as engine_module
 from translator_service.paging import Pager
-from translator_service.scope import PURPOSE, Environment, Scope, open_scope
+from translator_service.scope import Environment, Scope, open_scope
 from translator_service.store import open_store
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -117,7 +117,7 @@ def scope_for(environment: Environment) -> OpenScope:
 
     def make(project: str = "demo", account: str = "demo", **options: Any) -> Scope:
         user = environment_user(account)
-        return open_scope(environment, environment.sealer.seal(orjson.dumps(user), PURPOSE), project, LINK_BASE, **options)
+        return open_scope(environment, environment.sealer.seal(orjson.dumps(user), CREDENTIAL), project, LINK_BASE, **options)
 
     def environment_user(account: str) -> dict[str, str]:
         user = account.partition("@")[0]

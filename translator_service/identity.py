@@ -12,12 +12,11 @@ import orjson
 from gstack.auth.v1 import identity_pb2 as pb
 from gstack.kernel.errors import ApiError
 from gstack.kernel.rpc import Server, guarded
-from gstack.kernel.sealing import SealError
+from gstack.kernel.sealing import IDENTITY, SealError
 from translator_service.cloudstack.client import Client, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.scope import Environment
 
-PURPOSE = "identity"
 # Unknown keys are 401; keys whose account may not even list itself are refused in the same words.
 _REFUSED = (401, 432, 531)
 
@@ -36,13 +35,13 @@ def login(environment: Environment, request: pb.PasswordLogin) -> pb.LoggedIn:
     if not person.get("apikey") or not person.get("secretkey"):
         raise ApiError(401, "This user has no API keys. Make a pair in the cloud's own console first.", "noKeys")
     keys = Keys(str(person["apikey"]), str(person["secretkey"]))
-    sealed = environment.sealer.seal(orjson.dumps({"api_key": keys.api_key, "secret_key": keys.secret_key}), PURPOSE)
+    sealed = environment.sealer.seal(orjson.dumps({"api_key": keys.api_key, "secret_key": keys.secret_key}), IDENTITY)
     return pb.LoggedIn(account=_account(environment, keys), credential=sealed)
 
 
 def _open(environment: Environment, sealed: bytes) -> dict[str, str]:
     try:
-        found: dict[str, str] = orjson.loads(environment.sealer.open(sealed, PURPOSE))
+        found: dict[str, str] = orjson.loads(environment.sealer.open(sealed, IDENTITY))
     except SealError:
         raise ApiError(401, "The credential was not sealed by the auth service.") from None
     return found

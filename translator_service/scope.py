@@ -14,7 +14,7 @@ import orjson
 from google.protobuf.message import Message
 
 from gstack.kernel.errors import ApiError, not_found
-from gstack.kernel.sealing import Sealer, SealError
+from gstack.kernel.sealing import CREDENTIAL, Sealer, SealError
 from gstack.kernel.settings import Settings
 from translator_service import naming
 from translator_service.catalog import Catalog, Entry, Kind
@@ -25,9 +25,6 @@ from translator_service.naming import Index
 from translator_service.paging import Pager
 from translator_service.replies import Replies
 from translator_service.store import Store
-
-PURPOSE = "credential"
-
 
 @dataclass
 class Environment:
@@ -123,7 +120,7 @@ def projects_kind(environment: Environment) -> Kind:
 def caller_of(environment: Environment, credential: bytes) -> Caller:
     """Unseal what auth gave the gateway. Raises 401."""
     try:
-        found = orjson.loads(environment.sealer.open(credential, PURPOSE))
+        found = orjson.loads(environment.sealer.open(credential, CREDENTIAL))
     except SealError:
         raise ApiError(401, "Request had invalid authentication credentials.") from None
     return Caller(

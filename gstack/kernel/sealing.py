@@ -16,6 +16,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _NONCE = 12
 
+# What auth and translators seal for each other: a principal's credential, and what auth asks the Identity service.
+CREDENTIAL = "credential"
+IDENTITY = "identity"
+
 
 class SealError(Exception):
     """A value that this key does not open: another key, another purpose, or changed bytes."""

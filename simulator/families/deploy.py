@@ -16,7 +16,6 @@ from simulator.errors import ApiError
 from simulator.families import addresses, networks, security_groups, ssh_keys
 from simulator.families.machines import (
     HIDDEN_DETAILS,
-    SIZE_DETAILS,
     changed,
     check_limit,
     describe,
@@ -44,6 +43,8 @@ USER_DATA_BY_GET = 4096
 USER_DATA = 32768
 DETAIL_VALUE = 5120
 DETAIL_KEY = 255
+STATISTICS_SECONDS = 60.0
+OVERCOMMIT = {"memoryOvercommitRatio": "4", "cpuOvercommitRatio": "8"}
 MAX_NAME = 63
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
@@ -82,21 +83,22 @@ def deploy_virtual_machine(call: Call) -> dict[str, Any]:
     world = call.world
     if not call.flag("startvm", True):
         return submit(call, vm, lambda: password(vm), seconds=call.duration() / 10, created=True)
+    result: dict[str, str] = {}
 
-    def start() -> dict[str, Any]:
+    def starting() -> None:
+        if not vm.offering.fits_nowhere:
+            result.update(password(vm))
+            set_state(world, vm, "Starting")
+
+    def started() -> dict[str, str]:
         if vm.offering.fits_nowhere:
-            vm.state = "Stopped"
             error = ApiError(533, f"No destination found for a deployment for {describe(vm)}")
             set_state(world, vm, "Error")
             raise error
         run(world, vm)
-        return password(vm)
+        return result
 
-    def starting() -> None:
-        if not vm.offering.fits_nowhere:
-            set_state(world, vm, "Starting")
-
-    return submit(call, vm, start, steps=[(0.1, starting)], created=True)
+    return submit(call, vm, started, steps=[(0.1, starting)], created=True)
 
 
 def run(world: World, vm: VirtualMachine) -> None:
@@ -107,7 +109,16 @@ def run(world: World, vm: VirtualMachine) -> None:
     for nic in vm.nics:
         nic.plugged = True
     vm.details.pop("deployvm", None)
+    vm.details |= OVERCOMMIT
     set_state(world, vm, "Running")
+    if not vm.measured:
+        world.at(STATISTICS_SECONDS, lambda: _measure(vm))
+
+
+def _measure(vm: VirtualMachine) -> None:
+    if vm.state == "Running":
+        vm.measured = True
+        changed(vm)
 
 
 def password(vm: VirtualMachine) -> dict[str, str]:
@@ -126,14 +137,13 @@ def expunge(world: World, vm: VirtualMachine) -> None:
         return
     addresses.release_for_vm(world, vm)
     for nic in list(vm.nics):
-        networks.unplug(world, nic)
-    vm.nics.clear()
+        networks.unplug(world, vm, nic)
     for disk in list(vm.volumes):
         detach(disk)
         if disk.type == "ROOT":
             forget_volume(world, disk)
-    machines(world).discard(vm)
     vm.state, vm.removed = "Expunging", True
+    machines(world).put(vm)
     changed(vm)
 
 
@@ -153,12 +163,12 @@ def attach(disk: Volume, vm: VirtualMachine, device: int) -> None:
 
 def forget_volume(world: World, disk: Volume) -> None:
     disk.state, disk.removed = "Expunged", True
-    volumes(world).discard(disk)
+    volumes(world).put(disk)
 
 
 def add_volume(world: World, account: Account, zone: Zone, **values: Any) -> Volume:
     disk = world.add(Volume, account=account, zone=zone, **values)
-    volumes(world).add(disk)
+    volumes(world).put(disk)
     return disk
 
 
@@ -169,15 +179,16 @@ def check_name(call: Call, name: str) -> None:
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise ApiError(
             431,
-            f"Unable to execute API command {call.command.lower()} due to invalid value. Invalid value provided for API "
-            "arg: name - it can contain ASCII letters 'a' through 'z', the digits '0' through '9', and the hyphen ('-'), "
-            'must be between 1 and 63 characters long, and can\'t start or end with "-" and can\'t start with digit',
+            f"Unable to execute API command {call.command.lower()} due to invalid value. Invalid value provided for "
+            "API arg: name - it can contain ASCII letters 'a' through 'z', the digits '0' through '9', and the hyphen "
+            "('-'), must be between 1 and 63 characters long, and can't start or end with \"-\" and can't start with "
+            "digit",
         )
 
 
 def same_name(world: World, name: str, used: list[Network]) -> Network | None:
     """The network where a VM has this name, in the same case; a VM without NICs any more does not count."""
-    for vm in machines(world).named(name):
+    for vm in machines(world).of(name.lower()):
         for nic in vm.nics:
             if vm.name == name and nic.network in used:
                 return nic.network
@@ -192,7 +203,7 @@ def check_user_data(call: Call) -> str:
     if "%" in text and (bad := re.search(r"%(?![0-9A-Fa-f]{2})(.{0,2})", text)):
         raise ApiError(
             431,
-            f"URLDecoder: Illegal hex characters in escape (%) pattern - Error at index 0 in: \"{bad[1]}\"",
+            f'URLDecoder: Illegal hex characters in escape (%) pattern - Error at index 0 in: "{bad[1]}"',
         )
     text = unquote_plus(text.replace("+", "%2B"))
     if call.method == "GET" and len(text) >= USER_DATA_BY_GET:
@@ -230,16 +241,22 @@ def _plan(call: Call) -> Plan:
     disk_offering = call.row(DiskOffering, "diskofferingid")
     root_offering = call.row(DiskOffering, "overridediskofferingid")
     asked, fixed_ips = _asked_networks(call)
+    for parameter in ("hostid", "clusterid", "podid"):
+        if parameter in call.parameters:
+            raise errors.no_such_entity(call.command, parameter, call.text(parameter))
+    call.check_named_account()
     owner = call.owner()
     if (name := call.text("name")) != "":
         check_name(call, name)
     if template is None:
         raise errors.internal()
-    if template.removed or not template.public and not call.may_use(template.account):
+    if template.removed or (not template.public and not call.may_use(template.account)):
         raise errors.denied()
     hypervisor = call.text("hypervisor")
     if hypervisor and hypervisor.lower() != template.hypervisor.lower():
-        raise errors.invalid("Hypervisor passed to the deployVm call, is different from the hypervisor type of the template")
+        raise errors.invalid(
+            "Hypervisor passed to the deployVm call, is different from the hypervisor type of the template"
+        )
     details = given_details(call)
     size = size_of(offering, details)
     _check_limits(call, owner, size, 1 + bool(disk_offering) + len(call.entries("datadisksdetails")))
@@ -254,10 +271,9 @@ def _plan(call: Call) -> Plan:
         fixed_ips.setdefault(used[0].id, ip)
     name = call.text("name")
     if name and (taken := same_name(call.world, name, used)):
-        owner_number = taken.account.number if taken.account else 1
         raise errors.invalid(
-            f"The vm with hostName {name} already exists in the network domain: "
-            f"cs{owner_number:x}{zone.domain_suffix}; network={taken.name}"
+            f"The vm with hostName {name} already exists in the network domain: {networks.domain_of(taken)}; "
+            f"network={taken.name}"
         )
     plan = Plan(
         owner, zone, template, offering, size, details, user_data, keys, used, fixed_ips, root_size, root_offering
@@ -266,18 +282,17 @@ def _plan(call: Call) -> Plan:
     return plan
 
 
-def _asked_networks(call: Call) -> tuple[list[str], dict[str, str]]:
-    """The ids of `networkids` or `iptonetworklist`, all known, and the fixed addresses by network."""
+def _asked_networks(call: Call) -> tuple[list[Network], dict[str, str]]:
+    """The networks of `networkids` or `iptonetworklist`, and the fixed addresses by network."""
     entries = call.entries("iptonetworklist")
     if entries and call.text("networkids"):
         raise errors.invalid("ipToNetworkMap can't be specified along with networkIds or ipAddress")
-    call.rows(Network, "networkids")
-    asked, fixed_ips = call.items("networkids"), {}
+    asked, fixed_ips = call.rows(Network, "networkids") or [], {}
     for entry in entries:
         network = call.world.find(Network, entry.get("networkid", ""))
         if network is None:
             raise errors.invalid(f"Unable to translate and find entity with networkId: {entry.get('networkid')}")
-        asked.append(network.id)
+        asked.append(network)
         if entry.get("ip"):
             fixed_ips[network.id] = entry["ip"]
     return asked, fixed_ips
@@ -356,7 +371,7 @@ def _create(call: Call, plan: Plan) -> VirtualMachine:
         security_groups=groups,
         dynamically_scalable=plan.template.dynamically_scalable and call.flag("dynamicscalingenabled", True),
     )
-    machines(world).add(vm)
+    machines(world).put(vm)
     set_group(world, vm, call.text("group"))
     return vm
 
@@ -371,7 +386,7 @@ def _add_disks(world: World, vm: VirtualMachine, plan: Plan) -> None:
         size=plan.root_size,
         state="Allocated",
         template=plan.template,
-        service_offering=plan.offering,
+        service_offering=None if plan.root_offering else plan.offering,
         offering=plan.root_offering,
     )
     attach(root, vm, 0)
@@ -395,17 +410,12 @@ def _plug(call: Call, plan: Plan, vm: VirtualMachine) -> None:
     world = call.world
     try:
         for position, network in enumerate(plan.networks):
-            implemented = network.state != "Allocated"
             nic = networks.plug(world, vm, network, ip=plan.fixed_ips.get(network.id), default=position == 0)
-            nic.plugged = implemented
             if position == 0 and call.text("macaddress"):
                 nic.mac = call.text("macaddress")
-            if nic not in vm.nics:
-                vm.nics.append(nic)
     except ApiError:
         for nic in list(vm.nics):
-            networks.unplug(world, nic)
-        vm.nics.clear()
+            networks.unplug(world, vm, nic)
         set_state(world, vm, "Error")
         world.at(world.settings.expunge_seconds, lambda: expunge(world, vm))
         raise
@@ -420,7 +430,3 @@ def set_group(world: World, vm: VirtualMachine, name: str) -> None:
     groups: dict[tuple[str, str], str] = world.indexes.setdefault(str, {})
     vm.group, vm.group_id = name, groups.setdefault((vm.account.id, name), world.new_id())
     changed(vm)
-
-
-def without_size(details: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in details.items() if key not in SIZE_DETAILS}

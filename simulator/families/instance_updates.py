@@ -16,11 +16,12 @@ from simulator.families.deploy import (
     password,
     same_name,
     set_group,
-    without_size,
 )
 from simulator.families.machines import (
     HIDDEN_DETAILS,
+    SIZE_DETAILS,
     changed,
+    check_limit,
     describe,
     machine,
     machines,
@@ -53,7 +54,8 @@ def update(call: Call) -> dict[str, Any]:
             raise errors.internal()
         vm.security_groups = security_groups.groups_for_deploy(call, vm.account, vm.zone)
     if name:
-        machines(world).rename(vm, name)
+        vm.name = name
+        machines(world).put(vm)
     if call.text("displayname"):
         vm.display_name = call.text("displayname")
     if details is not None:
@@ -123,6 +125,8 @@ def scale(call: Call) -> dict[str, Any]:
                 raise errors.internal(f"Unable to scale {describe(vm)} due to insufficient capacity")
         elif vm.state != "Stopped":
             raise errors.invalid(f"Unable to scale {describe(vm)} in state {vm.state}")
+        check_limit(call, vm.account, "cpu", max(new[0] - old[0], 0))
+        check_limit(call, vm.account, "memory", max(new[2] - old[2], 0))
         _resize(vm, offering, details)
 
     return submit(call, vm, scaled)
@@ -135,11 +139,11 @@ def _json(size: tuple[int, int, int]) -> str:
 def _resize(vm: VirtualMachine, offering: ServiceOffering, details: dict[str, str]) -> None:
     vm.cpu_number, vm.cpu_speed, vm.memory = size_of(offering, details)
     vm.offering, vm.ha_enabled = offering, offering.offer_ha
-    vm.details = without_size(vm.details)
+    vm.details = {key: value for key, value in vm.details.items() if key not in SIZE_DETAILS}
     if offering.customized:
         vm.details |= {"cpuNumber": str(vm.cpu_number), "memory": str(vm.memory), "cpuSpeed": str(vm.cpu_speed)}
     for disk in vm.volumes:
-        if disk.type == "ROOT":
+        if disk.service_offering:
             disk.service_offering = offering
     changed(vm)
 
@@ -187,8 +191,8 @@ def get_password(call: Call) -> dict[str, Any]:
     if encrypted is None:
         raise errors.invalid(
             f"No password found for VM [{describe(vm)}]. When the VM's SSH keypair is changed, the current encrypted "
-            "password is removed due to inconsistency in the encryption, as the new SSH keypair is different from which "
-            "the password was encrypted. To get a new password, it must be reseted."
+            "password is removed due to inconsistency in the encryption, as the new SSH keypair is different from "
+            "which the password was encrypted. To get a new password, it must be reseted."
         )
     return {"encryptedpassword": encrypted}
 

@@ -54,8 +54,11 @@ Test = Callable[[VirtualMachine], bool]
 @command("listVirtualMachines")
 def list_virtual_machines(call: Call) -> Listing:
     parts = selection(call)
-    tests = list(_tests(call))
-    rows = [vm for vm in _candidates(call) if all(test(vm) for test in tests)]
+    rows = _candidates(call)
+    if not call.is_admin and not call.world.settings.view_destroyed:
+        rows = [vm for vm in rows if vm.state not in GONE]
+    for test in _tests(call):
+        rows = list(filter(test, rows))
     rows = tags.filter_rows(call, rows)
     world, admin, with_user_data = call.world, call.is_admin, call.flag("userdata")
 
@@ -72,9 +75,9 @@ def _candidates(call: Call) -> list[VirtualMachine]:
     owners = call.owners()
     index = machines(call.world)
     if wanted is None and (name := call.text("name")):
-        wanted = index.named(name)
+        wanted = index.of(name.lower())
     if wanted is None:
-        return index.owned(owners)
+        return index.of(*owners)
     if call.is_admin:
         return [vm for vm in wanted if not vm.removed]
     return [vm for vm in wanted if vm.account in owners and not vm.removed]
@@ -88,7 +91,11 @@ def _asked(call: Call) -> list[VirtualMachine] | None:
 
 
 def _tests(call: Call) -> Iterator[Test]:
-    yield from _state_tests(call)
+    state = call.text("state").lower()
+    if state == "present":
+        yield lambda vm: vm.state not in GONE
+    elif state:
+        yield lambda vm: vm.state.lower() == state
     if name := call.text("name").lower():
         yield lambda vm: vm.name.lower() == name
     if keyword := call.text("keyword").lower():
@@ -120,16 +127,6 @@ def _tests(call: Call) -> Iterator[Test]:
         yield lambda vm: False
     if host := call.text("hostid"):
         yield lambda vm: vm.state == "Running" and host == HOST["hostid"]
-
-
-def _state_tests(call: Call) -> Iterator[Test]:
-    if not call.is_admin and not call.world.settings.view_destroyed:
-        yield lambda vm: vm.state not in GONE
-    state = call.text("state").lower()
-    if state == "present":
-        yield lambda vm: vm.state not in GONE
-    elif state:
-        yield lambda vm: vm.state.lower() == state
 
 
 @command("getVirtualMachineUserData")
@@ -193,7 +190,8 @@ def stop(call: Call) -> dict[str, Any]:
 
 def halt(world: World, vm: VirtualMachine) -> None:
     for nic in vm.nics:
-        nic.plugged = False
+        nic.plugged = nic.network.type == "Shared"
+    vm.details["Message.ReservedCapacityFreed.Flag"] = "false"
     set_state(world, vm, "Stopped")
 
 
@@ -218,7 +216,9 @@ def destroy(call: Call) -> dict[str, Any]:
     vm, world, at_once = machine(call), call.world, call.flag("expunge")
     disks = call.rows(Volume, "volumeids") or []
     if vm.delete_protection:
-        text = f"Instance [id = {vm.id}, name = {instance_name(vm)}] has delete protection enabled and cannot be deleted."
+        text = (
+            f"Instance [id = {vm.id}, name = {instance_name(vm)}] has delete protection enabled and cannot be deleted."
+        )
         return refuse(call, vm, errors.invalid(text))
     if at_once and not _may_expunge(call):
         return refuse(call, vm, errors.internal("Account does not have permission for expunging."))
@@ -252,7 +252,8 @@ def destroy(call: Call) -> dict[str, Any]:
 
 def _to_trash(world: World, vm: VirtualMachine) -> None:
     """Destroyed, until the expunge run; recovering and destroying again starts anew."""
-    halt(world, vm)
+    if vm.state in ("Running", "Stopping"):
+        halt(world, vm)
     for disk in [disk for disk in vm.volumes if disk.type == "DATADISK"]:
         detach(disk)
     set_state(world, vm, "Destroyed")
@@ -308,7 +309,9 @@ def restore(call: Call) -> dict[str, Any]:
 
     def restored() -> dict[str, Any]:
         if vm.state not in ("Running", "Stopped"):
-            raise errors.internal(f"Vm {vm.id} currently in {vm.state} state, restore vm can only execute when VM in Running or Stopped")
+            raise errors.internal(
+                f"Vm {vm.id} currently in {vm.state} state, restore vm can only execute when VM in Running or Stopped"
+            )
         old = next((disk for disk in vm.volumes if disk.type == "ROOT"), None)
         if old is None:
             raise errors.invalid(f"Can not find root volume for VM {vm.id}")
@@ -323,7 +326,7 @@ def restore(call: Call) -> dict[str, Any]:
             size=size * 1024**3 if size else max(old.size, template.size),
             state="Ready" if vm.state == "Running" else "Allocated",
             template=template,
-            service_offering=vm.offering,
+            service_offering=old.service_offering,
             offering=old.offering,
         )
         attach(new, vm, 0)

@@ -47,7 +47,7 @@ def query_async_job_result(call: Call) -> dict[str, Any]:
         raise errors.denied(f"Account {call.account.name} is not authorized to see job id={job.number}")
     if len(str(job.result)) > 65535:
         # The result does not fit its column and can never be read (recordings, Surprises 4).
-        raise errors.internal()
+        raise errors.internal(cserrorcode=errors.SERVER_API)
     return render(job)
 
 

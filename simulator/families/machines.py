@@ -7,67 +7,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from simulator import errors
 from simulator.commands import Call
 from simulator.errors import ApiError
-from simulator.families import addresses, security_groups
-from simulator.world import Account, Job, Nic, ServiceOffering, VirtualMachine, Volume, World, timestamp
+from simulator.families import addresses, networks, security_groups
+from simulator.index import Index, index
+from simulator.world import Account, Job, ServiceOffering, VirtualMachine, Volume, World, timestamp
 
-R = TypeVar("R", VirtualMachine, Volume)
 Step = tuple[float, Callable[[], None]]  # a share of the job's duration, and what happens then
 
 DETAIL_PARTS = (
-    "all, group, nics, stats, secgrp, tmpl, servoff, diskoff, backoff, iso, volume, min, affgrp, vnfnics".split(", ")
-)
+    "all", "group", "nics", "stats", "secgrp", "tmpl", "servoff", "diskoff", "backoff", "iso", "volume", "min",
+    "affgrp", "vnfnics",
+)  # fmt: skip
 HIDDEN_DETAILS = ("memoryOvercommitRatio", "cpuOvercommitRatio", "Message.ReservedCapacityFreed.Flag", "rootdisksize")
 SIZE_DETAILS = ("cpuNumber", "cpuSpeed", "memory")
 HOST = {
     "hostid": "7c3a9c1e-6a39-4d5b-9a65-0b54b6d9a1f2",
     "hostname": "SimulatedAgent.2f6a1f0b-3f2e-4c35-8a56-a2a0b1c7d9e4",
 }
+STATISTICS = {
+    "cpuused": "10%",
+    "networkkbsread": 32768,
+    "networkkbswrite": 16384,
+    "diskkbsread": 0,
+    "diskkbswrite": 0,
+    "diskioread": 0,
+    "diskiowrite": 0,
+    "memorykbs": 0,
+    "memoryintfreekbs": 0,
+    "memorytargetkbs": 0,
+}
 EVERYTHING = frozenset({"all"})
-
-
-class Index(Generic[R]):
-    """Rows by account and by lower-case name, oldest first; removed ones are taken out."""
-
-    def __init__(self) -> None:
-        self.by_account: dict[Account, dict[int, R]] = {}
-        self._by_name: dict[str, dict[int, R]] = {}
-
-    def add(self, row: R) -> None:
-        self.by_account.setdefault(row.account, {})[row.number] = row
-        self._by_name.setdefault(row.name.lower(), {})[row.number] = row
-
-    def discard(self, row: R) -> None:
-        self.by_account[row.account].pop(row.number, None)
-        self._by_name[row.name.lower()].pop(row.number, None)
-
-    def rename(self, row: R, name: str) -> None:
-        self._by_name[row.name.lower()].pop(row.number, None)
-        row.name = name
-        self._by_name.setdefault(name.lower(), {})[row.number] = row
-
-    def named(self, name: str) -> list[R]:
-        return sorted(self._by_name.get(name.lower(), {}).values(), key=lambda row: row.number)
-
-    def owned(self, owners: Iterable[Account]) -> list[R]:
-        lists = [self.by_account[owner].values() for owner in owners if owner in self.by_account]
-        if len(lists) == 1:
-            return list(lists[0])
-        return sorted((row for rows in lists for row in rows), key=lambda row: row.number)
+WORK_DONE = 0.9  # share of a job's duration after which lists show what it did
 
 
 def machines(world: World) -> Index[VirtualMachine]:
-    index: Index[VirtualMachine] = world.indexes.setdefault(VirtualMachine, Index())
-    return index
+    """VMs that are not expunged, by account and by lower-case name."""
+    return index(world, VirtualMachine, lambda vm: (vm.account, vm.name.lower()))
 
 
 def volumes(world: World) -> Index[Volume]:
-    index: Index[Volume] = world.indexes.setdefault(Volume, Index())
-    return index
+    """Disks that are not expunged, by account and by lower-case name."""
+    return index(world, Volume, lambda disk: (disk.account, disk.name.lower()))
 
 
 def changed(vm: VirtualMachine) -> None:
@@ -128,39 +112,12 @@ def owner_fields(owner: Account) -> dict[str, Any]:
     return {"account": owner.name}
 
 
-def render_nic(nic: Nic, public: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    network = nic.network
-    body: dict[str, Any] = {
-        "id": nic.id,
-        "networkid": network.id,
-        "networkname": network.name,
-        "netmask": str(network.cidr.netmask),
-        "gateway": network.gateway,
-        "ipaddress": nic.ip,
-    }
-    if nic.plugged:
-        body["isolationuri"] = body["broadcasturi"] = f"vlan://{network.vlan}"
-    body |= {
-        "traffictype": "Guest",
-        "type": network.type,
-        "isdefault": nic.default,
-        "macaddress": nic.mac,
-        "secondaryip": [{"id": row.id, "ipaddress": row.address} for row in nic.secondary],
-        "extradhcpoption": [],
-        "deviceid": str(nic.device),
-    }
-    if nic.default and public:
-        body |= public
-    return body
-
-
 def selection(call: Call) -> frozenset[str]:
     """The parts of the answer asked for with `details`."""
     parts = frozenset(call.items("details"))
     if not parts <= frozenset(DETAIL_PARTS):
         raise errors.invalid(
-            "The details parameter contains a non permitted value. "
-            f"The allowed values are [{', '.join(DETAIL_PARTS)}]"
+            f"The details parameter contains a non permitted value. The allowed values are [{', '.join(DETAIL_PARTS)}]"
         )
     return parts or EVERYTHING
 
@@ -180,13 +137,13 @@ def render(
 
 def _render(world: World, vm: VirtualMachine, parts: frozenset[str], admin: bool) -> dict[str, Any]:
     template = vm.template
-    data_disks = [disk for disk in vm.volumes if disk.type == "DATADISK" and disk.offering]
+    disk_offering = next((disk.offering for disk in vm.volumes if disk.offering), None)
     everything = "all" in parts
     # A VM that fills several rows of CloudStack's view shows parts that `details` left out.
     several = len(vm.volumes) > 1 or len(vm.tags) > 1 or len(vm.nics) > 1 or len(vm.security_groups) > 1
     with_nics = everything or "nics" in parts or several
     on_host = vm.state in ("Running", "Stopping")
-    ready = any(disk.type == "ROOT" and disk.state == "Ready" for disk in vm.volumes)
+    ready = any(disk.state == "Ready" for disk in vm.volumes)
     body: dict[str, Any] = {"id": vm.id, "name": vm.name, "displayname": vm.display_name or vm.name}
     body |= owner_fields(vm.account)
     body |= {
@@ -216,19 +173,22 @@ def _render(world: World, vm: VirtualMachine, parts: frozenset[str], admin: bool
         }
     if everything or "servoff" in parts:
         body |= {"serviceofferingid": vm.offering.id, "serviceofferingname": vm.offering.name}
-    if data_disks and data_disks[0].offering:
-        body |= {"diskofferingid": data_disks[0].offering.id, "diskofferingname": data_disks[0].offering.name}
+    if disk_offering:
+        body |= {"diskofferingid": disk_offering.id, "diskofferingname": disk_offering.name}
     if everything or "servoff" in parts:
         body |= {"cpunumber": vm.cpu_number, "cpuspeed": vm.cpu_speed, "memory": vm.memory}
+    if vm.measured and (everything or "stats" in parts):
+        body |= STATISTICS | {"memorykbs": vm.memory * 1024}
     body["guestosid"] = template.os_id
-    if (everything or "volume" in parts) and any(disk.type == "ROOT" for disk in vm.volumes):
-        body |= {"rootdeviceid": 0, "rootdevicetype": "ROOT"}
+    if vm.volumes and (everything or "volume" in parts):
+        # The first volume, even when the root disk is detached.
+        body |= {"rootdeviceid": vm.volumes[0].device, "rootdevicetype": vm.volumes[0].type}
     groups = vm.security_groups if everything or "secgrp" in parts else vm.security_groups[1:]
-    body["securitygroup"] = [security_groups.render_group(group) for group in groups]
+    body["securitygroup"] = [security_groups.render_in_vm(group) for group in groups]
     address = addresses.static_nat_of(world, vm)
     public = {"publicipid": address.id, "publicip": address.address} if address else {}
     nics = sorted(vm.nics, key=lambda nic: not nic.default) if with_nics else []
-    body["nic"] = [render_nic(nic, public) for nic in nics]
+    body["nic"] = [networks.render_nic(world, nic, vm) for nic in nics]
     body["hypervisor"] = template.hypervisor
     if nics:
         body["ipaddress"] = nics[0].ip
@@ -270,35 +230,46 @@ def submit(
     seconds: float | None = None,
     created: bool = False,
     named: bool = True,
+    parts: frozenset[str] = EVERYTHING,
 ) -> dict[str, Any]:
-    """A job on a VM, behind those that were submitted before: `steps` on the way, `effect` at its end.
+    """A job on a VM, behind those that were submitted before: `steps` on the way, `effect` shortly before its end.
 
-    The result is the VM, with what `effect` returns on top; a removed VM leaves only its empty lists.
+    The result is the VM (`parts` of it), with what `effect` returns on top; a removed VM leaves only its empty lists.
     """
     world = call.world
     wait = max(vm.busy_until - world.now, 0.0)
     duration = call.duration() if seconds is None else seconds
     begun: list[Job] = []
+    outcome: list[dict[str, Any] | ApiError] = []
+
+    def work() -> None:
+        try:
+            outcome.append(effect() or {})
+        except ApiError as error:
+            outcome.append(error)
 
     def guarded(step: Callable[[], None]) -> Callable[[], None]:
         # A submit that fails after all leaves no job behind whose steps could happen.
-        return lambda: step() if begun and begun[0].status == 0 else None
+        return lambda: step() if begun else None
 
-    for share, step in steps:
+    for share, step in (*steps, (WORK_DONE, work)):
         world.at(wait + share * duration, guarded(step))
 
     def finish() -> dict[str, Any]:
-        try:
-            extra = effect() or {}
-        finally:
+        if named:
             vm.jobs.remove(begun[0])
+        (extra,) = outcome
+        if isinstance(extra, ApiError):
+            raise extra
         if "success" in extra:
             return extra
         if vm.removed:
             empty: dict[str, Any] = {"securitygroup": [], "nic": [], "affinitygroup": []}
             return {"virtualmachine": empty | {"deleteprotection": False, "tags": []}}
-        shown = render(world, vm) | extra | {"jobid": begun[0].id, "jobstatus": 0}
-        return {"virtualmachine": shown | {"tags": list(vm.tags)}}
+        shown = render(world, vm, parts=parts) | extra | {"tags": list(vm.tags)}
+        if named:
+            shown |= {"jobid": begun[0].id, "jobstatus": 0}
+        return {"virtualmachine": shown}
 
     answer = call.job(
         finish,
@@ -309,18 +280,19 @@ def submit(
     job = world.find(Job, answer["jobid"])
     assert job is not None
     begun.append(job)
-    vm.jobs.append(job)
+    if named:
+        vm.jobs.append(job)
     vm.busy_until = world.now + wait + duration
     return answer
 
 
 def refuse(call: Call, vm: VirtualMachine, error: ApiError) -> dict[str, Any]:
-    """A job that fails as soon as it starts, without waiting for others on the VM."""
+    """A job that fails soon after its start, without waiting for others on the VM."""
 
     def fail() -> dict[str, Any]:
         raise error
 
-    return call.job(fail, instance=("VirtualMachine", vm.id), seconds=0.0)
+    return call.job(fail, instance=("VirtualMachine", vm.id), seconds=call.duration() / 5)
 
 
 # Sizes
@@ -330,9 +302,7 @@ def size_of(offering: ServiceOffering, details: Mapping[str, str]) -> tuple[int,
     """CPUs, MHz and MB of a VM with this offering; `details` are looked at for customized ones only."""
     if not offering.customized:
         if any(key in details for key in SIZE_DETAILS):
-            raise errors.invalid(
-                "cpuNumber or cpuSpeed or memory should not be specified for static service offering"
-            )
+            raise errors.invalid("cpuNumber or cpuSpeed or memory should not be specified for static service offering")
         return offering.cpu_number or 0, offering.cpu_speed or 0, offering.memory or 0
     if "cpuNumber" not in details or "memory" not in details:
         raise errors.invalid(
@@ -369,16 +339,16 @@ def check_limit(call: Call, owner: Account, kind: str, requested: int, code: int
     raise ApiError(
         535,
         f"Maximum amount of resources of Type = '{name}', tag = 'null' for {who} in Domain Id = "
-        f"{owner.domain.number} is exceeded: {what} Resource Limit = {limit}, Current {what} Resource Amount = {amount}, "
-        f"Current {what} Resource Reservation = 0, Requested Resource Amount = {requested}.",
+        f"{owner.domain.number} is exceeded: {what} Resource Limit = {limit}, Current {what} Resource Amount = "
+        f"{amount}, Current {what} Resource Reservation = 0, Requested Resource Amount = {requested}.",
         code,
     )
 
 
 def _amount(world: World, owner: Account, kind: str) -> int:
     if kind == "volume":
-        return sum(row.state != "Destroy" for row in volumes(world).owned([owner]))
-    rows = [vm for vm in machines(world).owned([owner]) if vm.state not in ("Destroyed", "Expunging", "Error")]
+        return sum(row.state != "Destroy" for row in volumes(world).of(owner))
+    rows = [vm for vm in machines(world).of(owner) if vm.state not in ("Destroyed", "Expunging", "Error")]
     if kind == "cpu":
         return sum(vm.cpu_number for vm in rows)
     if kind == "memory":

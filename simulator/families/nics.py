@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from simulator import errors
 from simulator.commands import Call, Listing, command
 from simulator.families import networks
-from simulator.families.machines import changed, describe, instance_name, machine, machines, render_nic, submit
-from simulator.world import Network, Nic, SecondaryIp, VirtualMachine, World
+from simulator.families.machines import changed, describe, instance_name, machine, submit
+from simulator.world import Network, Nic, SecondaryIp, VirtualMachine
+
+WITH_NICS = frozenset({"nics"})
 
 
 def _nic(vm: VirtualMachine, call: Call) -> Nic:
@@ -21,12 +24,11 @@ def _nic(vm: VirtualMachine, call: Call) -> Nic:
 
 def _owner_of_nic(call: Call) -> tuple[VirtualMachine, Nic]:
     """A NIC that the caller names without its VM."""
-    for vms in machines(call.world).by_account.values():
-        for vm in vms.values():
-            for nic in vm.nics:
-                if nic.id == call.text("nicid").lower():
-                    call.check_access(vm.account)
-                    return vm, nic
+    for vm in call.world.all(VirtualMachine):
+        for nic in vm.nics:
+            if nic.id == call.text("nicid").lower():
+                call.check_access(vm.account)
+                return vm, nic
     raise errors.no_such_entity(call.command, "nicid", call.text("nicid"))
 
 
@@ -38,7 +40,7 @@ def list_nics(call: Call) -> Listing:
     nics = sorted(vm.nics, key=lambda nic: not nic.default)
     return Listing(
         [
-            render_nic(nic) | {"virtualmachineid": vm.id}
+            networks.render_nic(call.world, nic, vm) | {"virtualmachineid": vm.id}
             for nic in nics
             if (not wanted or nic.id == wanted) and (network is None or nic.network is network)
         ]
@@ -60,11 +62,8 @@ def add_nic(call: Call) -> dict[str, Any]:
         nic.plugged = vm.state == "Running"
         if call.text("macaddress"):
             nic.mac = call.text("macaddress")
-        if nic not in vm.nics:
-            vm.nics.append(nic)
-        changed(vm)
 
-    return submit(call, vm, added)
+    return submit(call, vm, added, parts=WITH_NICS)
 
 
 @command("removeNicFromVirtualMachine")
@@ -82,18 +81,9 @@ def remove_nic(call: Call) -> dict[str, Any]:
             }
             text = f"Unable to remove nic from {describe(vm)} in Network {json.dumps(network)}, nic is default."
             raise errors.invalid(text)
-        _unplug(world, vm, nic)
+        networks.unplug(world, vm, nic)
 
-    return submit(call, vm, done, named=False)
-
-
-def _unplug(world: World, vm: VirtualMachine, nic: Nic) -> None:
-    for secondary in nic.secondary:
-        nic.network.used_addresses.discard(secondary.address)
-    networks.unplug(world, nic)
-    if nic in vm.nics:
-        vm.nics.remove(nic)
-    changed(vm)
+    return submit(call, vm, done, named=False, parts=WITH_NICS)
 
 
 @command("updateDefaultNicForVirtualMachine")
@@ -111,32 +101,31 @@ def update_default_nic(call: Call) -> dict[str, Any]:
         nic.default = True
         changed(vm)
 
-    return submit(call, vm, done, named=False)
+    return submit(call, vm, done, named=False, parts=WITH_NICS)
 
 
 @command("addIpToNic")
 def add_ip(call: Call) -> dict[str, Any]:
     vm, nic = _owner_of_nic(call)
     network = nic.network
-    row = SecondaryIp(id=call.world.new_id(), address=networks.take_address(network, call.text("ipaddress") or None))
+    row = SecondaryIp(
+        id=call.world.new_id(), address=networks.allocate(call.world, network, call.text("ipaddress") or None)
+    )
     nic.secondary.append(row)
     changed(vm)
     shown = {"id": row.id, "ipaddress": row.address, "nicid": nic.id, "networkid": network.id}
-    return call.job(
-        lambda: {"nicsecondaryip": shown}, instance=("IpAddress", call.world.new_id()), create_id=row.id
-    )
+    return call.job(lambda: {"nicsecondaryip": shown}, instance=("IpAddress", call.world.new_id()), create_id=row.id)
 
 
 @command("removeIpFromNic")
 def remove_ip(call: Call) -> dict[str, Any]:
     identity = call.text("id").lower()
-    for vms in machines(call.world).by_account.values():
-        for vm in vms.values():
-            for nic in vm.nics:
-                for row in nic.secondary:
-                    if row.id == identity:
-                        call.check_access(vm.account)
-                        return call.job(lambda vm=vm, nic=nic, row=row: _remove_ip(vm, nic, row))
+    for vm in call.world.all(VirtualMachine):
+        for nic in vm.nics:
+            for row in nic.secondary:
+                if row.id == identity:
+                    call.check_access(vm.account)
+                    return call.job(partial(_remove_ip, vm, nic, row))
     raise errors.no_such_entity(call.command, "id", identity)
 
 
@@ -144,6 +133,6 @@ def _remove_ip(vm: VirtualMachine, nic: Nic, row: SecondaryIp) -> dict[str, Any]
     if row not in nic.secondary:
         raise errors.invalid("Unable to find secondary ip address by id")
     nic.secondary.remove(row)
-    nic.network.used_addresses.discard(row.address)
+    networks.release(nic.network, row.address)
     changed(vm)
     return {"success": True}

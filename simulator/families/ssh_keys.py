@@ -61,9 +61,14 @@ def _mine(call: Call, owner: Account) -> list[SshKeyPair]:
     return [row for row in call.world.all(SshKeyPair) if row.account is owner]
 
 
+def _owner(call: Call) -> Account:
+    call.check_named_account()
+    return call.owner()
+
+
 @command("registerSSHKeyPair")
 def register(call: Call) -> dict[str, Any]:
-    owner, name = call.owner(), call.text("name")
+    owner, name = _owner(call), call.text("name")
     if any(row.name == name for row in _mine(call, owner)):
         raise errors.invalid(f"A key pair with name '{name}' already exists for this account.")
     key, blob = _key_of(call.text("publickey"))
@@ -77,7 +82,7 @@ def register(call: Call) -> dict[str, Any]:
 
 @command("createSSHKeyPair")
 def create(call: Call) -> dict[str, Any]:
-    owner, name = call.owner(), call.text("name")
+    owner, name = _owner(call), call.text("name")
     if any(row.name == name for row in _mine(call, owner)):
         raise errors.invalid(f"A key pair with name '{name}' already exists.")
     pair = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -86,9 +91,7 @@ def create(call: Call) -> dict[str, Any]:
     )
     public = pair.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
     key, blob = _key_of(public)
-    row = call.world.add(
-        SshKeyPair, name=name, account=owner, fingerprint=_fingerprint(blob), public_key=key + " \n"
-    )
+    row = call.world.add(SshKeyPair, name=name, account=owner, fingerprint=_fingerprint(blob), public_key=key + " \n")
     return {"privatekey": private.decode()} | _render(row)
 
 
@@ -110,11 +113,13 @@ def list_pairs(call: Call) -> Listing:
 
 @command("deleteSSHKeyPair")
 def delete(call: Call) -> dict[str, Any]:
-    owner, name = call.owner(), call.text("name")
+    owner, name = _owner(call), call.text("name")
     for row in _mine(call, owner):
         if row.name == name:
             call.world.purge(row)
             return {"success": True}
-    raise errors.invalid(
+    error = errors.invalid(
         f"A key pair with name '{name}' does not exist for account {owner.name} in specified domain id"
     )
+    error.uuids = [{"uuid": owner.domain.id, "description": "domainId"}]
+    raise error

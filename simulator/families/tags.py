@@ -122,7 +122,7 @@ def _render(row: Row, kind: str, key: str, value: str) -> dict[str, Any]:
     owner = owner_of(row)
     if kind not in _SHORT and owner is not None:
         tag |= {"resourcetype": kind, "resourceid": row.id} | owner_keys(owner)
-        if kind == "Project":
+        if kind in ("Project", "SecurityGroup"):
             tag["domainpath"] = owner.domain.path
     return tag
 

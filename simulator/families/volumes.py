@@ -11,6 +11,7 @@ from simulator.errors import ApiError
 from simulator.families import tags
 from simulator.families.deploy import GIB, add_volume, attach, detach, disk_size, forget_volume
 from simulator.families.machines import (
+    WORK_DONE,
     check_limit,
     describe,
     owner_fields,
@@ -107,8 +108,9 @@ def render(disk: Volume, *, admin: bool = False) -> dict[str, Any]:
 
 @command("listVolumes")
 def list_volumes(call: Call) -> Listing:
-    tests = list(_tests(call))
-    rows = [disk for disk in _candidates(call) if all(test(disk) for test in tests)]
+    rows = _candidates(call)
+    for test in _tests(call):
+        rows = list(filter(test, rows))
     rows = tags.filter_rows(call, rows)
     admin = call.is_admin
     return Listing(Lazy(rows, lambda disk: render(disk, admin=admin)))
@@ -124,9 +126,9 @@ def _candidates(call: Call) -> list[Volume]:
     if wanted is None and vm is not None:
         wanted = list(vm.volumes)
     if wanted is None and (name := call.text("name")):
-        wanted = index.named(name)
+        wanted = index.of(name.lower())
     if wanted is None:
-        return index.owned(owners)
+        return index.of(*owners)
     return [disk for disk in wanted if not disk.removed and (call.is_admin or disk.account in owners)]
 
 
@@ -160,15 +162,28 @@ def _submit(
     world = call.world
     wait = max([0.0, *(vm.busy_until - world.now for vm in vms)])
     begun: list[Job] = []
+    outcome: list[ApiError] = []
+
+    def work() -> None:
+        try:
+            if begun:
+                effect()
+        except ApiError as error:
+            outcome.append(error)
 
     def finish() -> dict[str, Any]:
-        try:
-            effect()
-        finally:
-            disk.jobs.remove(begun[0])
-        shown = render(disk) | {"tags": list(disk.tags), "jobid": begun[0].id, "jobstatus": 0}
-        return {"volume": shown}
+        (job,) = begun
+        disk.jobs.remove(job)
+        if outcome:
+            raise outcome[0]
+        shown = render(disk, admin=call.is_admin) | {"tags": list(disk.tags)}
+        if disk.moved:
+            # CloudStack has made a new row of it, where its job does not find it.
+            disk.moved, job.instance_id = False, None
+            return {"volume": shown}
+        return {"volume": shown | {"jobid": job.id, "jobstatus": 0}}
 
+    world.at(wait + WORK_DONE * call.duration(), work)
     answer = call.job(
         finish,
         instance=("Volume", disk.id),
@@ -197,6 +212,7 @@ def _check_owner(call: Call, disk: Volume) -> None:
 def create_volume(call: Call) -> dict[str, Any]:
     offering, zone = call.row(DiskOffering, "diskofferingid"), call.row(Zone, "zoneid")
     vm = call.row(VirtualMachine, "virtualmachineid")
+    call.check_named_account()
     owner = call.owner()
     if offering is None:
         raise errors.invalid("At least one of disk Offering ID or snapshot ID must be passed whilst creating volume")
@@ -236,6 +252,10 @@ def resize_volume(call: Call) -> dict[str, Any]:
         new = size * GIB if size is not None else offering.size * GIB if offering else disk.size
         if new < disk.size and not shrink:
             raise _no_shrink(disk, new)
+        if new < disk.size:
+            # No format that a hypervisor of CloudStack resizes can shrink.
+            text = f"Failed to resize volume operation of volume UUID: [{disk.id}] due to - Failed to resize"
+            raise errors.internal(text)
         disk.size = new
 
     return _submit(call, disk, resized, [disk.vm] if disk.vm else [])
@@ -247,6 +267,19 @@ def _no_shrink(disk: Volume, new: int) -> ApiError:
         f"Going from existing size of {disk.size} to size of {new} would shrink the volume.Need to sign off by "
         "supplying the shrinkok parameter with value of true.",
     )
+
+
+@command("updateVolume")
+def update_volume(call: Call) -> dict[str, Any]:
+    """For administrators only, in the default roles."""
+    disk = volume(call)
+
+    def updated() -> None:
+        if name := call.text("name"):
+            disk.name = name
+            volumes(call.world).put(disk)
+
+    return _submit(call, disk, updated)
 
 
 @command("deleteVolume")
@@ -325,6 +358,8 @@ def _attach(call: Call, disk: Volume, vm: VirtualMachine, device: int | None) ->
         raise errors.internal(f"deviceId {device} is used by vol {_describe(used[device])} on vm {describe(vm)}")
     if device == CD_DEVICE:
         raise errors.internal("deviceId 3 is reserved for CD-ROM")
+    if disk.state == "Allocated" and vm.state == "Stopped":
+        disk.created, disk.moved = call.world.now, True
     attach(disk, vm, device)
     disk.type = "ROOT" if device == 0 else "DATADISK"
     disk.state, disk.attached = "Ready", call.world.now

@@ -13,19 +13,39 @@ SKIPPED_COMMANDS = {
 
 # recording -> exchange name -> why the simulator answers otherwise.
 _NO_EVENTS = "the simulator keeps no events"
+_NO_PORTS = "the simulator has no port forwarding, which opened the firewall and blocked static NAT"
 _DOCUMENTATION = "listApis has the parameters of a command, but not its documentation"
+_HOST = "the host is shown from the moment the instance runs, not while it starts"
+_MANY = "the disks before were made and attached without being recorded"
 ALLOWED: dict[str, dict[str, str]] = {
     "a": {
         "listEvents last 5": _NO_EVENTS,
         "listApis name=listZones": _DOCUMENTATION,
         "listApis name=deployVirtualMachine": _DOCUMENTATION,
     },
+    "f": {
+        "listFirewallRules opened by port forwarding": _NO_PORTS,
+        "enableStaticNat on an address with rules": _NO_PORTS,
+    },
+    "h": {"deployVirtualMachine with securitygroupnames: listVirtualMachines while state=Starting": _HOST},
     "i": {
         "createTags Snapshot (job finished)": "the simulator has no snapshots",
         "listTemplates by tag": "the simulator has no createTemplate, so no image that came from an instance",
     },
-    "c": {"listEvents of a VM": _NO_EVENTS},
+    "c": {
+        "listEvents of a VM": _NO_EVENTS,
+        "deployVirtualMachine first VM: listVirtualMachines while state=Starting": _HOST,
+    },
+    "d": {
+        "listVolumes zoneid page": "CloudStack's volumes have no order of their own; the simulator's oldest come first",
+        "attachVolume one too many": _MANY,
+        "attachVolume one too many (job pending)": _MANY,
+        "attachVolume one too many (job finished)": _MANY,
+    },
 }
 
 # (recording, exchange name) -> seconds that passed before this exchange: expunging, garbage collection of networks.
-WAITS: dict[tuple[str, str], float] = {}
+WAITS: dict[tuple[str, str], float] = {
+    ("b", "map without index: details of the result"): 1.0,
+    ("c", "destroyVirtualMachine expunge=true"): 61.0,  # statistics
+}

@@ -17,6 +17,9 @@ CENTOS = "d12310bd-e6c8-11f1-9321-02fc00000001"
 CENTOS_64 = "b5799d5b-bea8-40d3-9c9e-0027c6f33caa"
 MICRO = "3613eca8-a7d2-4788-a14c-52fc8c89d8e8"
 TINY = "e1145c03-484b-4869-bba7-e0610bbdbeda"
+VM_1, VM_1_ROOT = "973d002a-6f28-457a-9ee1-c6f7f385f28c", "d2d6c170-acf1-40f7-8029-ce4ab94fb7d5"
+VM_2, VM_2_ROOT = "63a68373-4498-406d-97ff-c5e53259e982", "d87b3515-030f-48f1-b252-22ab262e71b0"
+VM_3 = "e10d555a-68c2-4b48-8669-08a5694a73b5"
 SMALL = "f2f04261-6ec4-4147-9afa-2874b5c1fde6"
 
 
@@ -34,8 +37,8 @@ def _deploy(replay: Replay, vm_id: str, root_id: str | None, **parameters: str) 
 def vm_1(replay: Replay) -> None:
     _deploy(
         replay,
-        "973d002a-6f28-457a-9ee1-c6f7f385f28c",
-        "d2d6c170-acf1-40f7-8029-ce4ab94fb7d5",
+        VM_1,
+        VM_1_ROOT,
         name="vm-1",
         displayname="First VM",
         templateid=CENTOS,
@@ -46,8 +49,8 @@ def vm_1(replay: Replay) -> None:
 def vm_2(replay: Replay) -> None:
     _deploy(
         replay,
-        "63a68373-4498-406d-97ff-c5e53259e982",
-        "d87b3515-030f-48f1-b252-22ab262e71b0",
+        VM_2,
+        VM_2_ROOT,
         name="vm-2-renamed",
         displayname="Zweite Maschine ü",
         templateid=CENTOS_64,
@@ -56,21 +59,24 @@ def vm_2(replay: Replay) -> None:
     )
 
 
-def vm_2_stopped(replay: Replay) -> None:
-    vm_2(replay)
-    replay.call("stopVirtualMachine", id=replay.ids["63a68373-4498-406d-97ff-c5e53259e982"])
-
-
 def vm_3(replay: Replay) -> None:
     _deploy(
         replay,
-        "e10d555a-68c2-4b48-8669-08a5694a73b5",
+        VM_3,
         "78dd250f-1d5a-444c-aded-06009c245f63",
         name="vm-3",
         templateid=CENTOS,
         serviceofferingid=MICRO,
         startvm="false",
+        **{"details[0].key": "gce.labels", "details[0].value": "x"},
     )
+
+
+def vm_3_recovered(replay: Replay) -> None:
+    vm_3(replay)
+    vm_id = replay.ids[VM_3]
+    replay.call("destroyVirtualMachine", id=vm_id)
+    replay.call("recoverVirtualMachine", id=vm_id)
 
 
 def key_pair(replay: Replay) -> None:
@@ -119,13 +125,90 @@ def own_things(replay: Replay) -> None:
     replay.ids["da90ebf2-8ebf-4640-b318-f1f9484147e7"] = source_nat.id
 
 
+def vm_2_before(replay: Replay) -> None:
+    """What the instance recordings before had done to it: a tag, another group, a new root volume."""
+    vm_id = replay.ids[VM_2]
+    tag = {"resourceids": vm_id, "resourcetype": "UserVm", "tags[0].key": "both", "tags[0].value": "1"}
+    replay.call("createTags", **tag)
+    replay.call("updateVirtualMachine", id=vm_id, group="web")
+    replay.call("restoreVirtualMachine", virtualmachineid=vm_id)
+    (root,) = replay.call("listVolumes", virtualmachineid=vm_id)["volume"]
+    replay.ids[VM_2_ROOT] = root["id"]
+
+
+def vm_1_tagged_root(replay: Replay) -> None:
+    root = replay.ids[VM_1_ROOT]
+    tag = {"resourceids": root, "resourcetype": "Volume", "tags[0].key": "gce-name", "tags[0].value": "vm-1"}
+    replay.call("createTags", **tag)
+
+
+def vm_1_in_group(replay: Replay) -> None:
+    replay.call("updateVirtualMachine", id=replay.ids[VM_1], group="ig-auto")
+
+
+def addresses_before(replay: Replay) -> None:
+    """A tag of the source NAT address, and an orphan of a duplicate customjobid."""
+    world = replay.world
+    source_nat = next(row for row in world.all(PublicAddress) if row.source_nat)
+    tag = {"resourceids": source_nat.id, "resourcetype": "PublicIpAddress"}
+    replay.call("createTags", **tag, **{"tags[0].key": "gce-name", "tags[0].value": "nat-1"})
+    job_id = replay.call("rebootVirtualMachine", id=replay.ids[VM_1])["jobid"]
+    twice = {"command": "associateIpAddress", "response": "json", "networkid": cloud.NET_A, "customjobid": job_id}
+    assert replay.request("user", "POST", twice).status == 530
+    (orphan,) = (row for row in world.all(PublicAddress) if row.state == "Allocating")
+    replay.ids["84751a8c-e31f-417b-9296-a0f191717a2c"] = orphan.id
+
+
+def root_attached_again(replay: Replay) -> None:
+    vm_id, root = replay.ids[VM_2], replay.ids[VM_2_ROOT]
+    replay.call("detachVolume", id=root)
+    replay.call("attachVolume", id=root, virtualmachineid=vm_id, deviceid="0")
+
+
+def measured(replay: Replay) -> None:
+    """The instances have run long enough for statistics."""
+    replay.advance(61)
+
+
+def stop_vm_2(replay: Replay) -> None:
+    replay.call("stopVirtualMachine", id=replay.ids[VM_2])
+
+
+def vm_1_data_disk(replay: Replay) -> None:
+    (offering,) = replay.call("listDiskOfferings", name="20GB")["diskoffering"]
+    disk = replay.call("createVolume", name="data-20", diskofferingid=offering["id"], zoneid=cloud.ZONE)["id"]
+    replay.call("attachVolume", id=disk, virtualmachineid=replay.ids[VM_1])
+
+
+def egress_rules(replay: Replay) -> None:
+    """What an earlier run of the recording had left in the network."""
+    replay.call("createEgressFirewallRule", networkid=cloud.NET_A, protocol="all", cidrlist="10.1.1.0/24")
+    replay.call("createEgressFirewallRule", networkid=cloud.NET_A, protocol="udp", startport="53", endport="53")
+
+
+def tagged_group(replay: Replay) -> None:
+    (group,) = replay.call("listSecurityGroups")["securitygroup"]
+    tag = {"resourceids": group["id"], "resourcetype": "SecurityGroup", "tags[0].key": "gce-x", "tags[0].value": "1"}
+    replay.call("createTags", **tag)
+
+
 PRELUDES: dict[str, list[Prelude]] = {
     "a": [vm_1],
-    "b": [vm_1, key_pair, vm_2, project_vm],
-    "c2": [vm_1, key_pair, vm_2],
-    "d": [vm_1, key_pair, vm_2_stopped, vm_3],
-    "f": [vm_1, key_pair, vm_2],
-    "h": [vm_1],
-    "i": [vm_1, key_pair, vm_2, own_things],
-    "l": [vm_1],
+    "b": [vm_1, vm_1_in_group, key_pair, vm_2, vm_2_before, measured, vm_3_recovered, project_vm],
+    "c2": [vm_1, key_pair, vm_2, vm_2_before],
+    "d": [
+        vm_1,
+        key_pair,
+        vm_2,
+        measured,
+        stop_vm_2,
+        vm_2_before,
+        root_attached_again,
+        vm_3,
+        vm_1_tagged_root,
+    ],
+    "f": [vm_1, vm_1_data_disk, key_pair, vm_2, egress_rules],
+    "h": [vm_1, tagged_group],
+    "i": [vm_1, vm_1_data_disk, key_pair, vm_2, measured, own_things],
+    "l": [vm_1, vm_1_in_group, measured, addresses_before],
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator import cloud
-from simulator.world import PublicAddress, VirtualMachine, World
+from simulator.world import PublicAddress, Settings, VirtualMachine, World
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 START = datetime(2026, 11, 22, 23, 49, 49, tzinfo=UTC).timestamp()  # the time of b-errors, whose requests carry dates
@@ -207,7 +207,7 @@ def build(with_net_a: bool = True) -> tuple[World, Clock]:
     """A fresh world with a clock that stands still."""
     clock = Clock()
     description_ = description(with_net_a)
-    world = World(cloud.Settings(**description_["settings"]), clock=clock, seed=description_["seed"])
+    world = World(Settings(**description_["settings"]), clock=clock, seed=description_["seed"])
     cloud.build(description_, world)
     world._counters[VirtualMachine] = itertools.count(FIRST_VM_NUMBER)
     return world, clock

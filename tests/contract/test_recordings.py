@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.app import HANDLERS
+from simulator.commands import HANDLERS
 from tests.contract.differences import SKIPPED_COMMANDS
 from tests.contract.replay import Replay
 

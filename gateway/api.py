@@ -1,0 +1,220 @@
+"""The life of a request, as one ordered list of steps. Batch parts go through the same steps.
+
+    normalize     method override, version and path
+    find_route    404, 405, 501
+    authenticate  bearer token to principal: 401, 403, 503
+    decode        path + query + JSON to a request message: 400, 413
+    call          one gRPC call to a translator
+    encode        reply message, `fields` mask, JSON
+
+One pass; a step that raises ApiError ends it, and `handle` makes Google's envelope of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import grpc
+import structlog
+from cachetools import LRUCache
+from google.protobuf.message import Message
+
+from gateway import codec, fields
+from gateway.routes import VERSIONS, Route, Router
+from gateway.tokens import Principal, Tokens
+from gstack.kernel.errors import ApiError, from_rpc
+from gstack.kernel.settings import Settings
+
+log = structlog.get_logger()
+
+JSON = "application/json; charset=UTF-8"
+_CALL_SECONDS = 150.0
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass
+class Request:
+    """A request, or a part of a batch. path: still escaped; base: scheme and host the client used."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+    base: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    # What the steps find out, in their order.
+    parameters: list[tuple[str, str]] = field(default_factory=list)
+    route: Route | None = None
+    path_parameters: dict[str, str] = field(default_factory=dict)
+    principal: Principal | None = None
+    message: Message | None = None
+    reply: bytes = b""
+
+    def parameter(self, name: str, default: str = "") -> str:
+        """A system parameter, with or without `$`; the last one counts."""
+        return next((value for key, value in reversed(self.parameters) if key.lstrip("$") == name), default)
+
+
+@dataclass
+class Response:
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": JSON})
+
+
+class Api:
+    """Everything a request needs, made once a process."""
+
+    def __init__(self, settings: Settings, translator: grpc.Channel, tokens: Tokens):
+        self.settings = settings
+        self.router = Router()
+        self.tokens = tokens
+        self._calls = {route.rpc: translator.unary_unary(route.rpc) for route in self.router.routes}
+        self._encoded: LRUCache[Any, bytes] = LRUCache(settings.reply_cache_bytes, getsizeof=len)
+        self._lock = threading.Lock()
+        self.steps = (self.normalize, self.find_route, self.authenticate, self.decode, self.call)
+
+    def handle(self, request: Request) -> Response:
+        """Any request below `/compute/`. Never raises."""
+        started = time.monotonic()
+        with structlog.contextvars.bound_contextvars(request_id=request.id):
+            try:
+                for step in self.steps:
+                    step(request)
+                response = self.encode(request)
+            except ApiError as error:
+                response = error_response(error)
+            except Exception:
+                log.exception("unexpected_error", path=request.path)
+                response = error_response(ApiError(500, f"Internal error. Request id: {request.id}"))
+            log.info(
+                "request",
+                method=request.route.id if request.route else "",
+                verb=request.method,
+                path=request.path,
+                status=response.status,
+                subject=request.principal.subject if request.principal else "",
+                seconds=round(time.monotonic() - started, 4),
+            )
+        response.headers.setdefault("X-Request-Id", request.id)
+        return response
+
+    # The steps
+
+    def normalize(self, request: Request) -> None:
+        """`X-HTTP-Method-Override` on POST, path below `/compute/{version}/`, query parameters."""
+        override = request.headers.get("x-http-method-override", "").upper()
+        if override and request.method == "POST":
+            if override not in _METHODS:
+                raise ApiError(400, f"Invalid X-HTTP-Method-Override: {override[:20]}", "invalid")
+            request.method = override
+            # Clients put a query that is too long for a URL into the form body.
+            if override == "GET" and request.headers.get("content-type", "").startswith(
+                "application/x-www-form-urlencoded"
+            ):
+                request.query, request.body = request.body.decode("latin-1"), b""
+        try:
+            request.parameters = parse_qsl(request.query, keep_blank_values=True, errors="strict")
+            unquote_to_bytes(request.path).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ApiError(400, "The request URL is not valid UTF-8.", "invalid") from None
+
+    def find_route(self, request: Request) -> None:
+        path = request.path.lstrip("/").removeprefix("compute/").lstrip("/")
+        version, _, rest = path.partition("/")
+        if version not in VERSIONS:
+            raise ApiError(404, f"The requested URL {request.path} was not found on this server.", "notFound")
+        request.route, request.path_parameters = self.router.find(request.method, rest)
+
+    def authenticate(self, request: Request) -> None:
+        request.principal = self.tokens.principal(request.headers.get("authorization", ""))
+        request.principal.check_scope(_route(request).mutates)
+
+    def decode(self, request: Request) -> None:
+        route = _route(request)
+        if len(request.body) > self.settings.max_body:
+            raise ApiError(413, f"Request payload size exceeds the limit: {self.settings.max_body} bytes.")
+        alt = request.parameter("alt", "json")
+        if alt not in ("json", "json;enum-encoding=int"):
+            raise ApiError(400, f"Invalid value for field 'alt': '{alt[:20]}'.", "invalidParameter", "alt")
+        request.message = route.decode(request.path_parameters, request.parameters, request.body)
+
+    def call(self, request: Request) -> None:
+        assert request.principal is not None and request.message is not None
+        metadata = (
+            ("x-credential-bin", request.principal.credential),
+            ("x-link-base", self.link_base(request)),
+            ("x-request-id", request.id),
+        )
+        try:
+            request.reply = self._calls[_route(request).rpc](
+                request.message.SerializeToString(), timeout=_CALL_SECONDS, metadata=metadata
+            )
+        except grpc.RpcError as failure:
+            raise from_rpc(failure) from None
+
+    def encode(self, request: Request) -> Response:
+        """The same reply is encoded once: the cache knows encoded answers by what they were made from."""
+        route = _route(request)
+        mask = request.parameter("fields")
+        pretty = request.parameter("prettyPrint", "true").lower() not in ("false", "0")
+        key = (route.id, hash(request.reply), len(request.reply), mask, pretty)
+        with self._lock:
+            body = self._encoded.get(key)
+        if body is None:
+            parsed = fields.parse(mask)
+            value = route.encode(route.reply.FromString(request.reply))
+            body = codec.to_json(fields.apply(parsed, value) if parsed else value, pretty)
+            if len(body) <= self.settings.reply_cache_bytes // 8:
+                with self._lock:
+                    self._encoded[key] = body
+        return Response(200, body)
+
+    def compressed(self, response: Response) -> Response:
+        """The same response in gzip; large answers that are asked for again are compressed once."""
+        key = ("gzip", hash(response.body), len(response.body))
+        with self._lock:
+            body = self._encoded.get(key)
+        if body is None:
+            body = gzip.compress(response.body, compresslevel=1, mtime=0)
+            with self._lock:
+                self._encoded[key] = body
+        return Response(
+            response.status, body, {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+        )
+
+    def link_base(self, request: Request) -> str:
+        """Scheme and host of links. gcutil compares links with its `--api_host`, so it always gets its own."""
+        if self.settings.link_base == "request" or is_gcutil(request.headers.get("user-agent", "")):
+            return request.base
+        return self.settings.link_base
+
+
+def _route(request: Request) -> Route:
+    assert request.route is not None
+    return request.route
+
+
+def is_gcutil(user_agent: str) -> bool:
+    return "Cloud SDK Command Line Tool" in user_agent or "gcutil" in user_agent
+
+
+def error_response(error: ApiError) -> Response:
+    """Google's envelope, with the headers that a status asks for."""
+    response = Response(error.code, codec.to_json(error.envelope(), True))
+    if error.code == 401:
+        challenge = 'Bearer realm="https://accounts.google.com/"'
+        response.headers["WWW-Authenticate"] = (
+            challenge if error.reason == "required" else challenge + ', error="invalid_token"'
+        )
+    if error.retry_after:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response

@@ -1,0 +1,213 @@
+"""The discovery documents, made from the descriptors: what gcutil and google-api-python-client build themselves from.
+
+Paths stand below `compute/{version}/projects/` as in Google's documents of gcutil's time; today's clients read both
+forms. There are no `pattern`s, because zone and image names of a cloud may be wider than Google's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from gateway.routes import VERSIONS, Route, Router
+from gstack.kernel.contract import comment, enum_values, http_rule, is_map
+
+_TYPES: dict[int, dict[str, str]] = {
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "format": "byte"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "uint32"},
+    FieldDescriptor.TYPE_INT64: {"type": "string", "format": "int64"},
+    FieldDescriptor.TYPE_UINT64: {"type": "string", "format": "uint64"},
+    FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
+}
+_SCOPES = {
+    "https://www.googleapis.com/auth/cloud-platform": "See, edit, configure and delete your cloud data",
+    "https://www.googleapis.com/auth/compute": "View and manage your compute resources",
+    "https://www.googleapis.com/auth/compute.readonly": "View your compute resources",
+}
+# Collections that gcutil looks for in the document before anything else, and that are not offered yet.
+_EXPECTED = {"snapshots": ("list", "get"), "kernels": ("list", "get")}
+_REVISION = "20261123"
+
+
+class Discovery:
+    def __init__(self, router: Router):
+        self._router = router
+        self._documents: dict[tuple[str, str], tuple[bytes, str]] = {}
+
+    def document(self, version: str, root: str) -> tuple[bytes, str] | None:
+        """(JSON, ETag) of a version for clients that use this scheme and host; None for an unknown version."""
+        if version not in VERSIONS:
+            return None
+        if (version, root) not in self._documents:
+            if len(self._documents) > 200:  # hosts are told by clients
+                self._documents.clear()
+            body = orjson.dumps(self._build(version, root), option=orjson.OPT_INDENT_2)
+            self._documents[version, root] = (body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        return self._documents[version, root]
+
+    def directory(self, root: str) -> bytes:
+        """`GET /discovery/v1/apis`."""
+        items = [
+            {
+                "kind": "discovery#directoryItem",
+                "id": f"compute:{version}",
+                "name": "compute",
+                "version": version,
+                "title": "Compute Engine API",
+                "description": "Creates and runs virtual machines.",
+                "discoveryRestUrl": f"{root}/discovery/v1/apis/compute/{version}/rest",
+                "preferred": version == "v1",
+            }
+            for version in VERSIONS
+        ]
+        listing = {"kind": "discovery#directoryList", "discoveryVersion": "v1", "items": items}
+        return orjson.dumps(listing, option=orjson.OPT_INDENT_2)
+
+    def _build(self, version: str, root: str) -> dict[str, Any]:
+        service_path = f"compute/{version}/projects/"
+        return {
+            "kind": "discovery#restDescription",
+            "discoveryVersion": "v1",
+            "id": f"compute:{version}",
+            "name": "compute",
+            "version": version,
+            "revision": _REVISION,
+            "title": "Compute Engine API",
+            "description": "Creates and runs virtual machines.",
+            "ownerDomain": "google.com",
+            "ownerName": "Google",
+            "icons": {
+                "x16": "https://www.google.com/images/icons/product/compute_engine-16.png",
+                "x32": "https://www.google.com/images/icons/product/compute_engine-32.png",
+            },
+            "documentationLink": "https://cloud.google.com/compute/",
+            "protocol": "rest",
+            "rootUrl": f"{root}/",
+            "servicePath": service_path,
+            "basePath": f"/{service_path}",
+            "baseUrl": f"{root}/{service_path}",
+            "batchPath": f"batch/compute/{version}",
+            "parameters": _COMMON_PARAMETERS,
+            "auth": {"oauth2": {"scopes": {scope: {"description": text} for scope, text in _SCOPES.items()}}},
+            "schemas": self._schemas,
+            "resources": self._resources(version),
+        }
+
+    @cached_property
+    def _schemas(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def visit(descriptor: Descriptor) -> None:
+            if descriptor.name in found or descriptor.containing_type is not None:
+                return
+            found[descriptor.name] = schema = {"id": descriptor.name}
+            schema |= _object(descriptor)
+            visit_fields(descriptor)
+
+        def visit_fields(descriptor: Descriptor) -> None:
+            for field in descriptor.fields:
+                if field.message_type is not None:
+                    visit_fields(field.message_type) if field.message_type.containing_type else visit(
+                        field.message_type
+                    )
+
+        for route in self._router.routes:
+            if route.reply.DESCRIPTOR.fields:
+                visit(route.reply.DESCRIPTOR)
+            if route.body:
+                visit(route.descriptor.input_type.fields_by_name[route.body].message_type)
+        return dict(sorted(found.items()))
+
+    def _resources(self, version: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for route in self._router.routes:
+            _, collection, name = route.id.split(".")
+            found.setdefault(collection, {"methods": {}})["methods"][name] = _method(route)
+        for collection, names in _EXPECTED.items():
+            if collection not in found and (collection != "kernels" or version == "v1beta16"):
+                found[collection] = {"methods": {name: _absent_method(collection, name) for name in names}}
+        return dict(sorted(found.items()))
+
+
+_COMMON_PARAMETERS = {
+    "alt": {"type": "string", "default": "json", "enum": ["json"], "location": "query", "description": "Form of the answer.",
+            "enumDescriptions": ["JSON"]},
+    "fields": {"type": "string", "location": "query", "description": "Fields to return."},
+    "key": {"type": "string", "location": "query", "description": "Accepted and ignored."},
+    "oauth_token": {"type": "string", "location": "query", "description": "Not accepted; use the Authorization header."},
+    "prettyPrint": {"type": "boolean", "default": "true", "location": "query", "description": "Indent the answer."},
+    "quotaUser": {"type": "string", "location": "query", "description": "Accepted and ignored."},
+    "userIp": {"type": "string", "location": "query", "description": "Accepted and ignored."},
+}  # fmt: skip
+
+
+def _schema(field: FieldDescriptor) -> dict[str, Any]:
+    if is_map(field):
+        value = field.message_type.fields_by_name["value"]
+        return {"type": "object", "additionalProperties": _single(value), "description": comment(field)}
+    single = _single(field)
+    if accepted := enum_values(field):
+        single |= {"enum": list(accepted), "enumDescriptions": [""] * len(accepted)}
+    shown = {"type": "array", "items": single} if field.is_repeated else single
+    return {**shown, "description": comment(field)} if "$ref" not in shown else {**shown}
+
+
+def _single(field: FieldDescriptor) -> dict[str, Any]:
+    if field.message_type is None:
+        return dict(_TYPES[field.type])
+    if field.message_type.containing_type is not None:
+        return _object(field.message_type)
+    return {"$ref": field.message_type.name}
+
+
+def _object(descriptor: Descriptor) -> dict[str, Any]:
+    properties = {field.json_name: _schema(field) for field in descriptor.fields}
+    return {"type": "object", "description": comment(descriptor), "properties": properties}
+
+
+def _parameter(field: FieldDescriptor, location: str) -> dict[str, Any]:
+    found = {**_single(field), "location": location, "description": comment(field)}
+    return found | ({"required": True} if location == "path" else {})
+
+
+def _method(route: Route) -> dict[str, Any]:
+    path = http_rule(route.descriptor).path.removeprefix("/compute/v1/projects/")
+    in_path = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
+    request = route.descriptor.input_type
+    parameters = {name: _parameter(request.fields_by_name[name], "path") for name in in_path}
+    parameters |= {name: _parameter(field, "query") for name, field in route.parameters.items()}
+    found: dict[str, Any] = {
+        "id": route.id,
+        "path": path,
+        "httpMethod": route.verb,
+        "description": comment(route.descriptor),
+        "parameters": parameters,
+        "parameterOrder": in_path,
+        "scopes": list(_SCOPES) if not route.mutates else list(_SCOPES)[:2],
+    }
+    if route.body:
+        found["request"] = {"$ref": request.fields_by_name[route.body].message_type.name}
+    if route.reply.DESCRIPTOR.fields:
+        found["response"] = {"$ref": route.reply.DESCRIPTOR.name}
+    return found
+
+
+def _absent_method(collection: str, name: str) -> dict[str, Any]:
+    one = collection.removesuffix("s")
+    in_path = ["project"] if name == "list" else ["project", one]
+    return {
+        "id": f"compute.{collection}.{name}",
+        "path": f"{{project}}/global/{collection}" + ("" if name == "list" else f"/{{{one}}}"),
+        "httpMethod": "GET",
+        "description": "Not offered; answers 501.",
+        "parameters": {part: {"type": "string", "location": "path", "required": True} for part in in_path},
+        "parameterOrder": in_path,
+        "scopes": list(_SCOPES),
+    }

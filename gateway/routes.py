@@ -1,0 +1,157 @@
+"""Paths to methods, compiled from the protos; and the rest of Google's methods, known by name only.
+
+`gce_methods.txt` lists verb, path and id of every method of compute v1 (from its discovery document): what is there and
+not in our protos is 501 with its name, what is in neither is 404.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+from urllib.parse import unquote
+
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from gateway import codec
+from gstack.kernel.contract import http_rule, method_id, services
+from gstack.kernel.errors import ApiError
+
+VERSIONS = ("v1", "beta", "alpha", "v1beta16")
+_PREFIX = "/compute/v1/"
+
+# Parameters of every method that change nothing here, or are handled by the gateway itself.
+SYSTEM_PARAMETERS = frozenset(
+    ("alt", "fields", "prettyPrint", "key", "quotaUser", "userIp", "callback", "oauth_token", "uploadType",
+     "upload_protocol", "access_token", "xgafv", "trace", "pp")
+)  # fmt: skip
+
+
+@dataclass
+class Route:
+    """A method we have: how to make its request message and how to encode its reply."""
+
+    id: str
+    verb: str
+    rpc: str  # /package.Service/Method
+    descriptor: MethodDescriptor
+    request: type[Message]
+    reply: type[Message]
+    encode: Callable[[Message], dict[str, Any]]
+    parameters: dict[str, FieldDescriptor]
+    body: str
+
+    @property
+    def mutates(self) -> bool:
+        return self.verb != "GET"
+
+    def decode(self, path: dict[str, str], query: list[tuple[str, str]], body: bytes) -> Message:
+        """The request message. Raises 400 naming the parameter or field at fault."""
+        message = self.request()
+        for name, text in query:
+            descriptor = self.parameters.get(name)
+            if descriptor is not None:
+                if text or descriptor.type == FieldDescriptor.TYPE_STRING:
+                    setattr(message, descriptor.name, codec.scalar(descriptor)(text, name))
+            elif name.lstrip("$.") not in SYSTEM_PARAMETERS and text.lower() not in ("", "false", "0"):
+                raise ApiError(
+                    400,
+                    f'Invalid request. Unknown name "{name}": Cannot bind query parameter. '
+                    f"Field '{name}' could not be found in request message.",
+                    "badRequest",
+                    name,
+                )
+        for name, text in path.items():
+            setattr(message, name, text)
+        if self.body and body:
+            target = getattr(message, self.body)
+            target.SetInParent()
+            codec.decoder(target.DESCRIPTOR)(target, codec.from_json(body), self.body)
+        return message
+
+
+@dataclass
+class _Node:
+    literals: dict[str, _Node] = field(default_factory=dict)
+    parameter: _Node | None = None
+    # verb -> (names of the path parameters, route or the id of a method we do not have)
+    methods: dict[str, tuple[tuple[str, ...], Route | str]] = field(default_factory=dict)
+
+
+class Router:
+    """A tree of path segments below `/compute/{version}/`."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+        self.routes: list[Route] = []
+        for service in services():
+            for method in service.methods:
+                self._add_method(service.full_name, method)
+        for line in resources.files("gateway").joinpath("gce_methods.txt").read_text().splitlines():
+            verb, path, identity = line.split()
+            self._add(verb, path, identity)
+
+    def _add_method(self, service: str, method: MethodDescriptor) -> None:
+        rule = http_rule(method)
+        reply = GetMessageClass(method.output_type)
+        route = Route(
+            id=method_id(method),
+            verb=rule.verb,
+            rpc=f"/{service}/{method.name}",
+            descriptor=method,
+            request=GetMessageClass(method.input_type),
+            reply=reply,
+            encode=codec.encoder(reply.DESCRIPTOR),
+            parameters={
+                item.json_name: item
+                for item in method.input_type.fields
+                if item.name != rule.body and f"{{{item.name}}}" not in rule.path
+            },
+            body=rule.body,
+        )
+        self.routes.append(route)
+        self._add(rule.verb, rule.path.removeprefix(_PREFIX), route)
+
+    def _add(self, verb: str, path: str, target: Route | str) -> None:
+        node, names = self._root, []
+        for segment in path.split("/"):
+            if segment.startswith("{"):
+                names.append(segment.strip("{}+"))
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        node.methods.setdefault(verb, (tuple(names), target))
+
+    def find(self, verb: str, path: str) -> tuple[Route, dict[str, str]]:
+        """The route for `projects/p/zones/z/...` and its path parameters, decoded. Raises 404, 405 or 501.
+
+        Double and trailing slashes are looked over. A name that is still escaped is decoded once more, because gcloud
+        escapes the last segment of a link twice.
+        """
+        segments = [segment for segment in path.split("/") if segment]
+        found = _walk(self._root, segments, 0, [])
+        if found is None:
+            raise ApiError(404, f"The requested URL /{path.lstrip('/')} was not found on this server.", "notFound")
+        node, values = found
+        if verb not in node.methods:
+            raise ApiError(405, f"The request method {verb} is inappropriate for the URL.", "httpMethodNotAllowed")
+        names, target = node.methods[verb]
+        if isinstance(target, str):
+            raise ApiError(501, f"Method {target} is not implemented.", "notImplemented")
+        decoded = (unquote(value) if "%" in value else value for value in values)
+        return target, dict(zip(names, decoded, strict=True))
+
+
+def _walk(node: _Node, segments: list[str], index: int, values: list[str]) -> tuple[_Node, list[str]] | None:
+    if index == len(segments):
+        return (node, values) if node.methods else None
+    below = node.literals.get(segments[index])
+    if below is not None and (found := _walk(below, segments, index + 1, values)):
+        return found
+    if node.parameter is not None:
+        return _walk(node.parameter, segments, index + 1, [*values, segments[index]])
+    return None

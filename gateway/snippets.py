@@ -1,0 +1,58 @@
+"""Ready set-ups for each client, with this endpoint's address filled in. For `GET /` and `gstack client`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Snippet:
+    title: str
+    text: str
+
+
+def snippets(base: str, project: str = "") -> list[Snippet]:
+    """Commands that work when pasted, for this endpoint. project: "" leaves a placeholder."""
+    project = project or "PROJECT"
+    return [
+        Snippet(
+            "A token for curl",
+            f"TOKEN=$(curl -s {base}/oauth2/token -d grant_type=client_credentials \\\n"
+            f"    -d client_id=API_KEY -d client_secret=SECRET_KEY | python3 -c 'import json,sys; "
+            f'print(json.load(sys.stdin)["access_token"])\')\n'
+            f'curl -H "Authorization: Bearer $TOKEN" {base}/compute/v1/projects/{project}/zones',
+        ),
+        Snippet(
+            "gcloud",
+            f"export CLOUDSDK_CORE_PROJECT={project}\n"
+            f"export CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE={base}/compute/v1/\n"
+            f"export CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1\n"
+            f"export CLOUDSDK_AUTH_TOKEN_HOST={base}/oauth2/token\n"
+            f"export CLOUDSDK_AUTH_CLIENT_ID=API_KEY CLOUDSDK_AUTH_CLIENT_SECRET=SECRET_KEY\n"
+            f"gcloud auth activate-refresh-token me@example.org anything\n"
+            f"gcloud compute zones list",
+        ),
+        Snippet(
+            "gcutil",
+            f"gcutil --api_host={base}/ --authorization_uri_base={base}/oauth2 --project={project} \\\n"
+            f"    --check_for_new_version=false --auth_service_account= auth --noconfirm_email\n"
+            f"gcutil --api_host={base}/ --project={project} --check_for_new_version=false listzones",
+        ),
+        Snippet(
+            "google-cloud-compute (Python)",
+            f"from google.cloud import compute_v1\n"
+            f"from google.oauth2.credentials import Credentials\n\n"
+            f"credentials = Credentials(None, refresh_token='any', token_uri='{base}/oauth2/token',\n"
+            f"                          client_id='API_KEY', client_secret='SECRET_KEY')\n"
+            f"zones = compute_v1.ZonesClient(credentials=credentials, client_options={{'api_endpoint': '{base}'}})\n"
+            f"print([zone.name for zone in zones.list(project='{project}')])",
+        ),
+        Snippet(
+            "Terraform",
+            f'provider "google" {{\n'
+            f'  project                 = "{project}"\n'
+            f"  access_token            = var.token\n"
+            f'  compute_custom_endpoint = "{base}/compute/v1/"\n'
+            f"}}",
+        ),
+    ]
