@@ -53,15 +53,15 @@ class Cloud:
         self.reset()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/client/api"
-        config = uvicorn.Config(self._serve, log_level="error", lifespan="off")
+        config = uvicorn.Config(self._serve, interface="asgi3", log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([self._socket])), daemon=True)
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)
 
-    async def _serve(self, *arguments: Any) -> None:
-        await self.app(*arguments)
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
 
     def reset(self) -> None:
         description = cloud.read(None)

@@ -57,7 +57,10 @@ def parse(text: str, field: str) -> Reference:
 
     Names are decoded twice: gcloud encodes the last segment of a link once more (`My%2520Image`).
     """
-    path = urlsplit(text).path if "://" in text else text
+    try:
+        path = urlsplit(text).path if "://" in text else text
+    except ValueError:
+        raise invalid(field, f"'{text}'. The URL is malformed.") from None
     parts = [unquote(unquote(part)) for part in path.split("/") if part]
     if "projects" in parts:
         parts = parts[parts.index("projects") :]

@@ -8,9 +8,12 @@ On input the shown name, the verbatim name, the uuid and the numeric id all work
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
+
+from cachetools import LRUCache
 
 from gstack.kernel.errors import ApiError, invalid
 
@@ -50,14 +53,32 @@ def check_new_name(name: str, field: str = "resource.name") -> None:
         raise invalid(field, f"'{name}'. Must be a match of regex '{PATTERN}'")
 
 
-def with_suffix(shown: str, identity: str) -> str:
-    return f"{shown[: MAX_LENGTH - 9].rstrip('-')}-{identity[:8]}"
+def with_suffix(shown: str, identity: str, attempt: int = 0) -> str:
+    """attempt: above 0 when another row has that name already, be it by chance or by somebody's intent."""
+    tail = identity[:8] if not attempt else f"{number(f'{identity}/{attempt}'):x}"
+    return f"{shown[: MAX_LENGTH - 1 - len(tail)].rstrip('-')}-{tail}"
 
 
 def split_suffix(name: str) -> tuple[str, str] | None:
     """(`stem`, `hex`) of a name that may be one of several: `web-1a2b3c4d`."""
     match = _SUFFIXED.fullmatch(name)
     return (match["stem"], match["hex"]) if match else None
+
+
+class Ids:
+    """Numeric ids that answers have shown, so that a name that is a number costs no list."""
+
+    def __init__(self, size: int = 100_000):
+        self._known: LRUCache[int, str] = LRUCache(size)
+        self._lock = threading.Lock()
+
+    def remember(self, identity: str) -> None:
+        with self._lock:
+            self._known[number(identity)] = identity
+
+    def find(self, wanted: int) -> str | None:
+        with self._lock:
+            return self._known.get(wanted)
 
 
 class Index:
@@ -84,8 +105,10 @@ class Index:
             shown = (
                 mapped.get(row["id"]) or mapped.get(verbatim) or (slug(verbatim) if naming == "rfc1035" else verbatim)
             )
-            if shown in self._shown:
-                shown = with_suffix(shown, row["id"])
+            plain, attempt = shown, 0
+            while shown in self._shown:
+                shown = with_suffix(plain, row["id"], attempt)
+                attempt += 1
             self._shown[shown] = row
             self._names[row["id"]] = shown
             for alias in (verbatim, row["id"].lower(), str(number(row["id"]))):

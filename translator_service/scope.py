@@ -26,6 +26,7 @@ from translator_service.paging import Pager
 from translator_service.replies import Replies
 from translator_service.store import Store
 
+
 @dataclass
 class Environment:
     """What all requests share."""
@@ -38,6 +39,11 @@ class Environment:
     pager: Pager
     catalog: Catalog = field(default_factory=Catalog)
     replies: Replies = field(default_factory=Replies)
+    ids: naming.Ids = field(default_factory=naming.Ids)
+
+    def name(self, verbatim: str) -> str:
+        """The GCE name of a name alone, for what is not listed (any more)."""
+        return naming.slug(verbatim) if self.settings.naming == "rfc1035" else verbatim
 
     def index(self, rows: list[naming.Row], **options: Any) -> Index:
         return Index(rows, self.settings.naming, **options)

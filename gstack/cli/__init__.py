@@ -78,7 +78,9 @@ def auth() -> None:
 
 
 @main.command()
-@click.option("--cloud", "cloud_file", type=click.Path(exists=True, dir_okay=False), help="Cloud file; the demo without.")
+@click.option(
+    "--cloud", "cloud_file", type=click.Path(exists=True, dir_okay=False), help="Cloud file; the demo without."
+)
 @click.option("--listen", default="127.0.0.1:5003", show_default=True, help="Address of the API.")
 def simulator(cloud_file: str | None, listen: str) -> None:
     """Start a simulated CloudStack."""
@@ -93,8 +95,12 @@ def simulator(cloud_file: str | None, listen: str) -> None:
 @click.option("--project", default="demo", show_default=True, help="Project.")
 @click.option("--api-key", envvar="GSTACK_CLIENT_API_KEY", help="API key; asked for when absent.")
 @click.option("--secret-key", envvar="GSTACK_CLIENT_SECRET_KEY", help="Secret key; asked for when absent.")
-@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="Where to write; the tool's own place.")
-def client(tool: str, endpoint: str, project: str, api_key: str | None, secret_key: str | None, directory: Path | None) -> None:
+@click.option(
+    "--directory", type=click.Path(file_okay=False, path_type=Path), help="Where to write; the tool's own place."
+)
+def client(
+    tool: str, endpoint: str, project: str, api_key: str | None, secret_key: str | None, directory: Path | None
+) -> None:
     """Write the configuration files of a client and say how to use them."""
     from gstack.cli.client import write
 

@@ -123,7 +123,9 @@ def _ready(url: str) -> bool:
         if parts.scheme == "https":
             # The certificate is the one just made; only the answer matters here.
             context = ssl._create_unverified_context()  # noqa: S323
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(parts.netloc, timeout=3, context=context)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.netloc, timeout=3, context=context
+            )
         else:
             connection = http.client.HTTPConnection(parts.netloc, timeout=3)
         connection.request("GET", "/readyz")
@@ -156,12 +158,15 @@ def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:
 
 
 def _welcome(url: str, demo: bool, ca: Path | None) -> str:
-    project, api_key, secret_key = ("demo", "demo-api-key", "demo-secret-key") if demo else ("PROJECT", "API_KEY", "SECRET_KEY")
+    project, api_key, secret_key = (
+        ("demo", "demo-api-key", "demo-secret-key") if demo else ("PROJECT", "API_KEY", "SECRET_KEY")
+    )
     keys = f" --api-key {api_key} --secret-key {secret_key}" if demo else ""
     flags = f"--endpoint {url} --project {project}{keys}"
     lines = [
         f"Endpoint   {url}/compute/v1/      (a page for people: {url}/)",
-        f"Project    {project}" + ("          user demo, password demo" if demo else "          your account's name, or a project's"),
+        f"Project    {project}"
+        + ("          user demo, password demo" if demo else "          your account's name, or a project's"),
         f"Keys       {api_key} / {secret_key}",
     ]
     if ca:
@@ -192,7 +197,16 @@ def _certificate(settings: Settings, host: str) -> dict[str, str]:
         ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"gstack CA of {socket.gethostname()}")])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        names: list[x509.GeneralName] = [x509.DNSName(name) for name in ("localhost", "www.googleapis.com", "compute.googleapis.com", "accounts.google.com", "oauth2.googleapis.com")]
+        names: list[x509.GeneralName] = [
+            x509.DNSName(name)
+            for name in (
+                "localhost",
+                "www.googleapis.com",
+                "compute.googleapis.com",
+                "accounts.google.com",
+                "oauth2.googleapis.com",
+            )
+        ]
         names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
@@ -201,7 +215,9 @@ def _certificate(settings: Settings, host: str) -> dict[str, str]:
 
         def builder(name: x509.Name, public: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
             made = x509.CertificateBuilder(issuer, name, public, x509.random_serial_number())
-            return made.not_valid_before(now - datetime.timedelta(minutes=5)).not_valid_after(now + datetime.timedelta(days=days))
+            return made.not_valid_before(now - datetime.timedelta(minutes=5)).not_valid_after(
+                now + datetime.timedelta(days=days)
+            )
 
         authority = builder(issuer, ca_key.public_key(), 3650)
         authority = authority.add_extension(x509.BasicConstraints(True, 0), True).add_extension(
@@ -221,4 +237,8 @@ def _certificate(settings: Settings, host: str) -> dict[str, str]:
                     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
                 )
             )
-    return {"GSTACK_GATEWAY_TLS_CERT": str(cert_file), "GSTACK_GATEWAY_TLS_KEY": str(key_file), "GSTACK_CA_FILE": str(ca_file)}
+    return {
+        "GSTACK_GATEWAY_TLS_CERT": str(cert_file),
+        "GSTACK_GATEWAY_TLS_KEY": str(key_file),
+        "GSTACK_CA_FILE": str(ca_file),
+    }

@@ -231,16 +231,22 @@ class Client:
         return [first, *(future.result() for future in rest)]
 
     def read_all(self, command: str, /, **parameters: str) -> list[Answer]:
-        """All pages of a list. The first call tells the server's page size; the others run side by side."""
-        first = self.read(command, **parameters)
-        size = len(first.items)
-        if size == 0 or size >= first.count:
-            return [first]
-        pages = -(-first.count // size)
-        calls: list[Call] = [
-            (command, {**parameters, "page": str(page), "pagesize": str(size)}) for page in range(2, pages + 1)
-        ]
-        return [first, *self.read_many(calls)]
+        """All pages of a list."""
+        return self.read_all_many([(command, parameters)])[0]
+
+    def read_all_many(self, calls: Sequence[Call]) -> list[list[Answer]]:
+        """All pages of several lists. The first calls, side by side, tell the page sizes; so do the others run."""
+        firsts = self.read_many(calls)
+        found = [[first] for first in firsts]
+        rest: list[tuple[list[Answer], Call]] = []
+        for pages, (command, parameters) in zip(found, calls, strict=True):
+            size = len(pages[0].items)
+            for page in range(2, -(-pages[0].count // size) + 1 if size else 0):
+                rest.append((pages, (command, {**parameters, "page": str(page), "pagesize": str(size)})))
+        if rest:
+            for (pages, _), answer in zip(rest, self.read_many([call for _, call in rest]), strict=True):
+                pages.append(answer)
+        return found
 
     def _owned(self, parameters: dict[str, str]) -> dict[str, str]:
         if self.project_id and "projectid" not in parameters:

@@ -71,6 +71,8 @@ class CloudStackError(Exception):
         self.code = code
         self.text = text
         self.class_code = class_code
+        # Id of what a failed create command left behind.
+        self.entity: str | None = None
 
     def __str__(self) -> str:
         return f"CloudStack {self.code}: {self.text}"

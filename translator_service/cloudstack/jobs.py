@@ -23,8 +23,8 @@ def run(
 ) -> dict[str, Any]:
     """Submit (unless already submitted), wait, and return `jobresult`, with `id` of a create command's new entity.
 
-    maybe_submitted: an earlier attempt may have got through. Raises CloudStackError for a refused or failed job and
-    Unreachable when CloudStack stays away.
+    maybe_submitted: an earlier attempt may have got through. Raises CloudStackError for a refused or failed job, with
+    `entity` set to what a failed create command left behind, and Unreachable when CloudStack stays away.
     """
     lost_since: float | None = None
     entity: str | None = None
@@ -45,7 +45,9 @@ def run(
                 return {"id": entity, **result} if entity else dict(result)
             if job["jobstatus"] != 0:
                 failure = job.get("jobresult") or {}
-                raise CloudStackError(int(failure.get("errorcode", 530)), str(failure.get("errortext", "")))
+                error = CloudStackError(int(failure.get("errorcode", 530)), str(failure.get("errortext", "")))
+                error.entity = entity
+                raise error
         except Unreachable:
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > _PATIENCE:

@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid
 from translator_service.cloudstack import jobs
+from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.operations.render import operation
 from translator_service.scope import Environment, Scope, open_scope
@@ -91,7 +92,7 @@ class Run:
         """All rows of a list command."""
 
         def work() -> list[dict[str, Any]]:
-            answers = _patiently(lambda: self._fresh().client.read_all(command, **parameters))
+            answers = _patiently(lambda: self.client().read_all(command, **parameters))
             return [row for answer in answers for row in answer.items]
 
         return self.step(step, work)
@@ -99,7 +100,7 @@ class Run:
     def call(self, step: str, command: str, /, **parameters: str) -> dict[str, Any]:
         """A synchronous command that is harmless when repeated. Returns its object."""
         return self.step(
-            step, lambda: _without_secrets(_patiently(lambda: self._fresh().client.write(command, parameters).one()))
+            step, lambda: _without_secrets(_patiently(lambda: self.client().write(command, parameters).one()))
         )
 
     def job(self, step: str, command: str, /, **parameters: str) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Run:
 
         def one(call: tuple[str, str, dict[str, str]]) -> dict[str, Any]:
             key, command, parameters = call
-            client = self._fresh().client
+            client = self.client()
             return _without_secrets(
                 jobs.run(client, self.job_id(key), command, parameters, maybe_submitted=maybe_submitted)
             )
@@ -136,9 +137,11 @@ class Run:
     def set_target_id(self, target_id: int) -> None:
         self.scope.store.update_operation(self.name, target_id=str(target_id))
 
-    def _fresh(self) -> Scope:
-        self.scope.client.deadline = time.monotonic() + self.scope.environment.settings.cloudstack_timeout
-        return self.scope
+    def client(self) -> Client:
+        """CloudStack for one step, with a deadline of its own."""
+        shared = self.scope.client
+        until = time.monotonic() + self.scope.environment.settings.cloudstack_timeout
+        return Client(shared.endpoint, shared.keys, shared.project_id, until)
 
 
 def _patiently(work: Callable[[], T]) -> T:

@@ -10,10 +10,21 @@ from gstack.compute.v1 import operations_pb2 as pb
 from translator_service.links import Links
 from translator_service.naming import number
 
+# What CloudStack has no time for; clients want one.
+UNKNOWN_TIME = "1970-01-01T00:00:00.000+00:00"
+
 
 def rfc3339(seconds: float) -> str:
     """`2026-11-22T23:24:26.123+00:00`, as GCE writes times."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def from_cloudstack(text: str) -> str:
+    """`2026-11-22T23:24:26+0000`, as CloudStack writes times, in GCE's way; the epoch for one that is unknown."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").isoformat(timespec="milliseconds")
+    except ValueError:
+        return UNKNOWN_TIME
 
 
 def operation(row: Mapping[str, Any], links: Links) -> pb.Operation:

@@ -12,6 +12,7 @@ from gstack.kernel.errors import not_found
 from translator_service import lists
 from translator_service.catalog import Kind
 from translator_service.naming import Row, number, slug
+from translator_service.operations.render import UNKNOWN_TIME
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -99,7 +100,7 @@ def to_zone(scope: Scope, name: str, row: Row) -> pb.Zone:
     return pb.Zone(
         kind="compute#zone",
         id=number(row["id"]),
-        creationTimestamp="1970-01-01T00:00:00.000+00:00",
+        creationTimestamp=UNKNOWN_TIME,
         name=name,
         description=row.get("description") or name,
         status="UP" if row.get("allocationstate") == "Enabled" else "DOWN",

@@ -1,0 +1,193 @@
+"""`make bench`: what gstack adds to a CloudStack call, in one run on one machine, with the direct call beside each.
+
+Starts the whole of gstack with a simulated CloudStack, prints a table, writes benchmarks/results/latest.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import requests
+
+from benchmarks import load
+from simulator.signature import sign
+from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, run_stack
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+_ZONE = "ch-gv2"
+
+
+def direct(stack: Stack, command: str, **parameters: str) -> tuple[str, int, bytes]:
+    """The same question asked of the simulated CloudStack itself."""
+    query = {**parameters, "command": command, "response": "json", "apikey": API_KEY}
+    query["signature"] = sign(query, SECRET_KEY)
+    path = "/client/api?" + urlencode(query)
+    return "127.0.0.1", stack.simulator_port, load.get("127.0.0.1", stack.simulator_port, path)
+
+
+def through(stack: Stack, token: str, path: str) -> tuple[str, int, bytes]:
+    headers = {"Authorization": f"Bearer {token}"}
+    return "127.0.0.1", stack.port, load.get("127.0.0.1", stack.port, "/compute/v1/projects/demo" + path, headers)
+
+
+def zone_id(name: str, stack: Stack) -> str:
+    query = {"command": "listZones", "response": "json", "apikey": API_KEY}
+    query["signature"] = sign(query, SECRET_KEY)
+    reply = requests.get(f"http://127.0.0.1:{stack.simulator_port}/client/api", query, timeout=10).json()
+    return next(zone["id"] for zone in reply["listzonesresponse"]["zone"] if zone["name"] == name)
+
+
+def add_instances(stack: Stack, token: str, names: list[str]) -> None:
+    for name in names:
+        body = {
+            "name": name,
+            "machineType": f"zones/{_ZONE}/machineTypes/micro",
+            "disks": [
+                {
+                    "boot": True,
+                    "autoDelete": True,
+                    "initializeParams": {"sourceImage": "global/images/linux-debian-12-64-bit"},
+                }
+            ],
+            "networkInterfaces": [{"network": "global/networks/default"}],
+        }
+        reply = stack.call("POST", f"/zones/{_ZONE}/instances", body, token=token)
+        assert reply.status_code == 200, reply.text
+    until = time.monotonic() + 600
+    while any(item["status"] != "DONE" for item in operations(stack, token)) and time.monotonic() < until:
+        time.sleep(0.5)
+
+
+def operations(stack: Stack, token: str) -> list[dict[str, Any]]:
+    return stack.call("GET", f"/zones/{_ZONE}/operations?filter=status ne DONE", token=token).json().get("items", [])
+
+
+def deploy_direct(stack: Stack, count: int) -> None:
+    """Many machines, made in the simulated cloud itself: the list is what is measured, not the making."""
+
+    def ask(command: str, **parameters: str) -> dict[str, Any]:
+        query = {**parameters, "command": command, "response": "json", "apikey": API_KEY}
+        query["signature"] = sign(query, SECRET_KEY)
+        return next(
+            iter(
+                session.get(f"http://127.0.0.1:{stack.simulator_port}/client/api", params=query, timeout=30)
+                .json()
+                .values()
+            )
+        )
+
+    session = requests.Session()
+    zone = zone_id("CH-GV2", stack)
+    template = ask("listTemplates", templatefilter="executable", name="Linux Debian 12 64-bit")["template"][0]["id"]
+    offering = ask("listServiceOfferings", name="Micro")["serviceoffering"][0]["id"]
+    for number in range(count):
+        ask(
+            "deployVirtualMachine",
+            name=f"many-{number:04}",
+            zoneid=zone,
+            templateid=template,
+            serviceofferingid=offering,
+        )
+    time.sleep(1)
+
+
+def measure(stack: Stack) -> list[dict[str, Any]]:
+    token = stack.token()
+    zone = zone_id("CH-GV2", stack)
+    add_instances(stack, token, ["bench-1", "bench-2", "bench-3"])
+    details = "nics,tmpl,servoff,secgrp,min"
+    rows = []
+
+    def row(name: str, target: str, ours: load.Result, beside: load.Result, met: bool) -> None:
+        rows.append(
+            {
+                "what": name,
+                "target": target,
+                "per_second": round(ours.per_second, 1),
+                "median_ms": round(ours.median_ms, 2),
+                "p99_ms": round(ours.p99_ms, 2),
+                "failures": ours.failures,
+                "direct_per_second": round(beside.per_second, 1),
+                "direct_median_ms": round(beside.median_ms, 2),
+                "met": met and not ours.failures,
+            }
+        )
+
+    get_direct = direct(stack, "listVirtualMachines", name="bench-1", zoneid=zone, details=details)
+    get_ours = through(stack, token, f"/zones/{_ZONE}/instances/bench-1")
+    list_direct = direct(stack, "listVirtualMachines", zoneid=zone, details=details)
+    list_ours = through(stack, token, f"/zones/{_ZONE}/instances")
+    for target in (get_ours, list_ours):  # warm up
+        load.run(*target, clients=4, seconds=1)
+
+    beside = load.run(*get_direct, clients=1, seconds=SECONDS)
+    ours = load.run(*get_ours, clients=1, seconds=SECONDS)
+    row("get an instance, 1 client", "median <= direct + 3 ms", ours, beside, ours.median_ms <= beside.median_ms + 3)
+
+    beside = load.run(*list_direct, clients=8, seconds=SECONDS)
+    ours = load.run(*list_ours, clients=8, seconds=SECONDS)
+    row("list 3 instances, 8 clients", ">= 400/s", ours, beside, ours.per_second >= 400)
+
+    stack.simulate("PATCH", "settings", {"delays": {"": 0.1}})
+    beside = load.run(*list_direct, clients=64, seconds=SECONDS)
+    ours = load.run(*list_ours, clients=64, seconds=SECONDS)
+    row("list 3 instances, 64 clients, CloudStack answers in 100 ms", ">= 300/s", ours, beside, ours.per_second >= 300)
+    stack.simulate("PATCH", "settings", {"delays": {}})
+
+    deploy_direct(stack, 997)
+    load.run(*through(stack, token, f"/zones/{_ZONE}/instances?maxResults=500"), clients=1, seconds=2)
+    page = direct(stack, "listVirtualMachines", zoneid=zone, details=details, page="1", pagesize="500")
+    beside = load.run(*page, clients=2, seconds=SECONDS)
+    ours = load.run(*list_ours, clients=2, seconds=SECONDS)
+    row("list of 1000 instances, 2 clients (direct: a page of 500)", ">= 10/s", ours, beside, ours.per_second >= 10)
+
+    form = b"grant_type=client_credentials&client_id=demo-api-key&client_secret=demo-secret-key"
+    request = (
+        b"POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(form), form)
+    )
+    ours = load.run("127.0.0.1", stack.port, request, clients=4, seconds=SECONDS)
+    row("token by client_credentials, 4 clients", "", ours, load.Result(), True)
+    return rows
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        stacks = run_stack(Path(folder))
+        stack = next(stacks)
+        try:
+            rows = measure(stack)
+        finally:
+            stacks.close()
+    columns = (
+        "what",
+        "target",
+        "per_second",
+        "median_ms",
+        "p99_ms",
+        "direct_per_second",
+        "direct_median_ms",
+        "failures",
+        "met",
+    )
+    table = [list(columns), *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
+    for line in table:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    about = {"python": platform.python_version(), "cores": os.cpu_count(), "seconds": SECONDS, "rows": rows}
+    (results / "latest.json").write_text(json.dumps(about, indent=2) + "\n")
+    return 0 if all(row["met"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,155 @@
+"""The whole of gstack as its users meet it: real processes, started with the `gstack` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from gstack.kernel.sealing import create_key
+
+API_KEY, SECRET_KEY, PROJECT = "demo-api-key", "demo-secret-key", "demo"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@dataclass
+class Stack:
+    """Gateway, translator, auth and simulator; `restart("translator")`, `kill("translator")`, `start(...)` one of them."""
+
+    folder: Path
+    port: int
+    environment: dict[str, str]
+    simulator_port: int
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/compute/v1/projects/{PROJECT}"
+
+    def start(self, name: str, **extra: str) -> None:
+        command = [sys.executable, "-m", "gstack.cli", name.partition("-")[0]]
+        if name == "simulator":
+            command += ["--listen", f"127.0.0.1:{self.simulator_port}"]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, env={**self.environment, **extra}, stdout=log, stderr=log)
+
+    def kill(self, name: str) -> None:
+        self.processes[name].send_signal(signal.SIGKILL)
+        self.processes[name].wait()
+
+    def stop(self, name: str) -> None:
+        self.processes[name].terminate()
+        self.processes[name].wait(30)
+
+    def wait_ready(self, seconds: float = 60.0) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for name, process in self.processes.items():
+                assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as reply:
+                    if reply.status == 200:
+                        return
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError("not ready:\n" + "\n".join(self.log(name) for name in self.processes))
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
+
+    def token(self, api_key: str = API_KEY, secret_key: str = SECRET_KEY) -> str:
+        form = {"grant_type": "client_credentials", "client_id": api_key, "client_secret": secret_key}
+        reply = requests.post(f"{self.url}/oauth2/token", form, timeout=30)
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["access_token"])
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, **options: Any
+    ) -> requests.Response:
+        """A request below the project, such as `call("GET", "/zones")`."""
+        headers = {"Authorization": f"Bearer {token or self.token()}", **options.pop("headers", {})}
+        url = path if path.startswith("http") else self.api + path
+        return requests.request(method, url, json=body, headers=headers, timeout=180, **options)
+
+    def finish(self, operation: dict[str, Any]) -> dict[str, Any]:
+        """Wait for an operation by polling, as clients do."""
+        until = time.monotonic() + 60
+        path = operation["selfLink"].partition(f"/projects/{PROJECT}")[2]
+        while operation["status"] != "DONE":
+            assert time.monotonic() < until, operation
+            operation = self.call("POST", path + "/wait").json()
+        return operation
+
+    def simulate(self, method: str, what: str, body: Any = None) -> Any:
+        """The simulator's control API: calls, faults, settings."""
+        url = f"http://127.0.0.1:{self.simulator_port}/simulator/{what}"
+        return requests.request(method, url, data=json.dumps(body) if body is not None else None, timeout=10).json()
+
+
+def make_stack(folder: Path) -> Stack:
+    port, translator, auth, simulator = free_ports(4)
+    for name in ("sealing.key", "master.key"):
+        create_key(folder / name)
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("GSTACK_")},
+        "GSTACK_STATE_DIR": str(folder),
+        "GSTACK_GATEWAY_LISTEN": f"127.0.0.1:{port}",
+        "GSTACK_TRANSLATOR_LISTEN": f"127.0.0.1:{translator}",
+        "GSTACK_TRANSLATOR_TARGET": f"127.0.0.1:{translator}",
+        "GSTACK_AUTH_LISTEN": f"127.0.0.1:{auth}",
+        "GSTACK_AUTH_TARGET": f"127.0.0.1:{auth}",
+        "GSTACK_EXECUTOR_ID": "tests",
+        "GSTACK_CLOUDSTACK_URL": f"http://127.0.0.1:{simulator}/client/api",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Stack(folder, port, environment, simulator)
+
+
+def run_stack(folder: Path) -> Iterator[Stack]:
+    stack = make_stack(folder)
+    for name in ("simulator", "auth", "translator", "gateway"):
+        stack.start(name)
+    try:
+        stack.wait_ready()
+        stack.simulate("PATCH", "settings", {"job_seconds": {"": 0.1}})
+        yield stack
+    finally:
+        for process in reversed(stack.processes.values()):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One running gstack for all tests that leave it as they found it."""
+    yield from run_stack(tmp_path_factory.mktemp("stack"))
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """A gstack of the test's own, to kill parts of."""
+    yield from run_stack(tmp_path)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from gstack.compute.v1 import subnetworks_pb2 as pb
+from gstack.kernel.errors import ApiError
+from tests.conftest import Cloud, recorded_rows
+from tests.unit.made import ask, network
+from translator_service.naming import number
+from translator_service.resources import networks, subnetworks, zones
+from translator_service.scope import Scope
+
+PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
+ROW = recorded_rows("a-catalog", "listNetworks")[0]
+
+
+def test_mapping(scope: Scope) -> None:
+    zone = zones.resolve(scope, "ch-zh-1")
+    found = subnetworks.to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, ROW))
+    assert found.kind == "compute#subnetwork"
+    assert found.id == number(ROW["id"])
+    assert found.creationTimestamp == "2026-11-22T23:24:26.000+00:00"
+    assert (found.ipCidrRange, found.gatewayAddress) == ("10.1.1.0/24", "10.1.1.1")
+    assert found.region == f"{PROJECT}/regions/ch-zh"
+    assert found.selfLink == f"{PROJECT}/regions/ch-zh/subnetworks/net-a"
+    assert found.network == f"{PROJECT}/global/networks/net-a"
+    assert (found.purpose, found.stackType, found.state) == ("PRIVATE", "IPV4_ONLY", "READY")
+    assert found.privateIpv6GoogleAccess == "DISABLE_GOOGLE_ACCESS"
+    assert len(found.fingerprint) == 8
+    moved = {**ROW, "cidr": "10.1.2.0/24"}
+    other = subnetworks.to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, moved))
+    assert other.fingerprint != found.fingerprint
+
+
+def test_list_of_a_region(scope: Scope, simulated: Cloud) -> None:
+    for region, name in (("ch", "default"), ("ch-zh", "net-a")):
+        found = ask(scope, "Subnetworks.List", pb.ListSubnetworksRequest(project="demo", region=region))
+        assert [item.name for item in found.items] == [name]
+    assert simulated.calls == {"listNetworks": 1, "listZones": 1}
+
+
+def test_aggregated(scope: Scope) -> None:
+    request = pb.AggregatedListSubnetworksRequest(project="demo", filter="name=net-a")
+    found = ask(scope, "Subnetworks.AggregatedList", request)
+    assert sorted(found.items) == ["regions/ch", "regions/ch-zh"]
+    assert found.items["regions/ch"].warning.code == "NO_RESULTS_ON_PAGE"
+    assert [item.name for item in found.items["regions/ch-zh"].subnetworks] == ["net-a"]
+
+
+def test_get_by_every_name(scope: Scope) -> None:
+    row = networks.members(scope, "default")[0]
+    for name in ("default", row["id"], row["name"], str(number(row["id"]))):
+        found = ask(scope, "Subnetworks.Get", pb.GetSubnetworkRequest(project="demo", region="ch", subnetwork=name))
+        assert (found.name, found.ipCidrRange) == ("default", "10.147.0.0/16")
+
+
+@pytest.mark.parametrize(
+    ("region", "name", "path"),
+    [("ch", "net-a", "regions/ch/subnetworks/net-a"), ("nowhere", "default", "regions/nowhere")],
+)
+def test_get_unknown(scope: Scope, region: str, name: str, path: str) -> None:
+    with pytest.raises(ApiError) as error:
+        ask(scope, "Subnetworks.Get", pb.GetSubnetworkRequest(project="demo", region=region, subnetwork=name))
+    assert error.value.message == f"The resource 'projects/demo/{path}' was not found"
+
+
+def test_several_of_a_network_in_one_region(scope: Scope) -> None:
+    scope.names.regions.update({"ch-gv2": "here", "ch-zh-1": "here"})
+    own = network(scope, "default")
+    found = ask(scope, "Subnetworks.List", pb.ListSubnetworksRequest(project="demo", region="here"))
+    assert [item.name for item in found.items] == ["default-ch-gv2", "default-ch-zh-1", "net-a"]
+    assert {item.network for item in found.items[:2]} == {f"{PROJECT}/global/networks/default"}
+    assert subnetworks.name_of(scope, own["id"]) == "default-ch-zh-1"
+    assert len(networks.to_network(scope, "default", networks.members(scope, "default")).subnetworks) == 2
+
+
+def test_names_never_collide(scope: Scope) -> None:
+    network(scope, "default")
+    second = network(scope, "Default")
+    found = ask(scope, "Subnetworks.List", pb.ListSubnetworksRequest(project="demo", region="ch-zh"))
+    expected = ["default-ch-zh-1", f"default-ch-zh-1-{second['id'][:8]}", "net-a"]
+    assert [item.name for item in found.items] == expected
+
+
+def test_name_of_what_cannot_be_seen(scope: Scope) -> None:
+    assert subnetworks.name_of(scope, "33333333-1111-4111-8111-111111111111") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("regions/ch-zh/subnetworks/nope", 404),
+        ("projects/x/regions/ch-zh/subnetworks/net-a", 404),
+        ("zones/z/disks/d", 400),
+    ],
+)
+def test_resolve_refused(scope: Scope, text: str, code: int) -> None:
+    with pytest.raises(ApiError) as error:
+        subnetworks.resolve(scope, text, "ch-zh", "resource.subnetwork")
+    assert error.value.code == code

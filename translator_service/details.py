@@ -1,0 +1,66 @@
+"""GCE data in CloudStack's VM details and resource tags.
+
+Values are base64url(JSON) without padding: CloudStack un-escapes `\\uXXXX`, truncates and compares as it likes, and
+leaves only plain ASCII alone. A detail holds at most 5120 characters, so longer values are cut into `key`, `key.1`, ...
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import orjson
+
+_CHUNK = 5000
+
+TAGS = "gce.tags"
+LABELS = "gce.labels"
+METADATA = "gce.metadata"
+CONFIG = "gce.config"
+DISK = "gce.disk"
+
+
+def encode(value: Any) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(value)).rstrip(b"=").decode()
+
+
+def decode(text: str, default: Any) -> Any:
+    """The value, or the default for what is not ours."""
+    try:
+        return orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, binascii.Error):
+        return default
+
+
+def pack(key: str, value: Any) -> dict[str, str]:
+    """The details that hold a value; {} for an empty one."""
+    if not value:
+        return {}
+    text = encode(value)
+    chunks = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+    return {key if index == 0 else f"{key}.{index}": chunk for index, chunk in enumerate(chunks)}
+
+
+def unpack(details: dict[str, str], key: str, default: Any) -> Any:
+    text = details.get(key, "")
+    index = 1
+    while chunk := details.get(f"{key}.{index}"):
+        text += chunk
+        index += 1
+    return decode(text, default) if text else default
+
+
+def replaced(details: dict[str, str], key: str, value: Any) -> dict[str, str]:
+    """All details with one value changed, chunks of the old one gone."""
+    rest = {name: text for name, text in details.items() if name != key and not _is_chunk(name, key)}
+    return rest | pack(key, value)
+
+
+def _is_chunk(name: str, key: str) -> bool:
+    return name.startswith(key + ".") and name[len(key) + 1 :].isdigit()
+
+
+def parameters(details: dict[str, str]) -> dict[str, str]:
+    """Details as request parameters: the field name is the key (never `.key`/`.value`, which would be two details)."""
+    return {f"details[0].{name}": text for name, text in details.items()}

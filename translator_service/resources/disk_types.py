@@ -1,0 +1,112 @@
+"""Disk types: CloudStack disk offerings.
+
+Clients ask for `pd-standard` and `pd-ssd` without being told to. Unless the operator maps names, the first offering of a
+free size with "ssd" in its name is `pd-ssd`, the first other one of a free size `pd-standard`; all others keep their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import disk_types_pb2 as pb
+from gstack.kernel.errors import not_found
+from translator_service import lists
+from translator_service.catalog import Kind
+from translator_service.links import parse
+from translator_service.naming import Index, Row, number
+from translator_service.operations.render import from_cloudstack
+from translator_service.resources import zones
+from translator_service.resources.machine_types import in_zone
+from translator_service.resources.zones import Zone
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+STANDARD, SSD = "pd-standard", "pd-ssd"
+# GCE's bounds, where CloudStack's own are only told as a setting (custom.diskoffering.size.min and .max).
+_SIZES = "1GB-1024GB"
+_DEFAULT_GB = 500
+
+
+def kind(scope: Scope) -> Kind:
+    return Kind(
+        "disk offerings", 300.0, lambda client: client.read_all("listDiskOfferings"), lambda rows: _index(scope, rows)
+    )
+
+
+def _index(scope: Scope, rows: Iterable[Row]) -> Index:
+    rows = list(rows)
+    mapped = {row["id"]: scope.names.disk_types[row["name"]] for row in rows if row["name"] in scope.names.disk_types}
+    for row in sorted(rows, key=lambda row: row.get("created", "")):
+        if row.get("iscustomized") and row["id"] not in mapped:
+            name = SSD if "ssd" in row["name"].lower() else STANDARD
+            if name not in mapped.values():
+                mapped[row["id"]] = name
+    return scope.environment.index(rows, mapped=mapped)
+
+
+def resolve(scope: Scope, zone: Zone, text: str, field: str) -> Row:
+    """The disk offering that a request means. Raises 404."""
+    name = parse(text, field).name
+    row = scope.lookup(kind(scope), name)
+    if row is None or not in_zone(row, zone):
+        raise not_found(scope.links.path(zone.path, "diskTypes", name))
+    return row
+
+
+def name_of(scope: Scope, offering_id: str | None) -> str:
+    """Disk type of a volume. Root volumes have no disk offering of their own: they are of the standard type."""
+    return (scope.catalog(kind(scope)).index.name(offering_id) if offering_id else None) or STANDARD
+
+
+def to_disk_type(scope: Scope, zone: Zone, name: str, row: Row) -> pb.DiskType:
+    """A row of listDiskOfferings."""
+    size = int(row.get("disksize") or 0)
+    return pb.DiskType(
+        kind="compute#diskType",
+        id=number(row["id"]),
+        creationTimestamp=from_cloudstack(row.get("created", "")),
+        name=name,
+        description=row.get("displaytext") or row["name"],
+        validDiskSize=_SIZES if row.get("iscustomized") else f"{size}GB-{size}GB",
+        defaultDiskSizeGb=_DEFAULT_GB if row.get("iscustomized") else size,
+        zone=scope.links.of(zone.path),
+        selfLink=scope.links.of(zone.path, "diskTypes", name),
+    )
+
+
+def _in(scope: Scope, zone: Zone) -> list[pb.DiskType]:
+    index = scope.catalog(kind(scope)).index
+    return [to_disk_type(scope, zone, name, row) for name, row in index if in_zone(row, zone)]
+
+
+@rpc(
+    "DiskTypes.Get",
+    calls=("listDiskOfferings",),
+    differences="`pd-standard` and `pd-ssd` are the first offerings of a free size, unless the operator maps them.",
+)
+def get(scope: Scope, request: pb.GetDiskTypeRequest) -> Message:
+    zone = zones.resolve(scope, request.zone)
+    row = resolve(scope, zone, request.diskType, "diskType")
+    return to_disk_type(scope, zone, name_of(scope, row["id"]), row)
+
+
+@rpc("DiskTypes.List", calls=("listDiskOfferings",))
+def list_(scope: Scope, request: pb.ListDiskTypesRequest) -> Any:
+    zone = zones.resolve(scope, request.zone)
+
+    def build() -> Message:
+        return lists.page(scope, request, _in(scope, zone), pb.DiskTypeList, f"{zone.path}/diskTypes")
+
+    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)
+
+
+@rpc("DiskTypes.AggregatedList", calls=("listDiskOfferings",))
+def aggregated_list(scope: Scope, request: pb.AggregatedListDiskTypesRequest) -> Any:
+    def build() -> Message:
+        pairs = [(zone.path, item) for zone in zones.all_zones(scope) for item in _in(scope, zone)]
+        return lists.aggregated(scope, request, pairs, zones.scopes(scope), pb.DiskTypeAggregatedList, "diskTypes")
+
+    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)

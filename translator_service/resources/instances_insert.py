@@ -1,0 +1,362 @@
+"""instances.insert: checks at once what can be refused at once, then one durable operation that deploys the machine.
+
+The operation: security groups (SG zones) -> SSH keys -> deployVirtualMachine -> address and static NAT (isolated
+networks) -> firewall rules. When a step fails, what the steps before it made is taken away again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import instances_pb2 as pb
+from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
+from translator_service import details as kept
+from translator_service import naming, projection, userdata
+from translator_service.cloudstack.errors import CloudStackError
+from translator_service.naming import Row, number
+from translator_service.operations import engine
+from translator_service.operations.engine import OperationError, Run, handler
+from translator_service.resources import disk_types, images, instances, machine_types, networks, zones
+from translator_service.resources.projects import check_metadata
+from translator_service.resources.zones import Zone
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+_GIB = 1 << 30
+EPHEMERAL = "gce-ephemeral"
+
+
+@rpc(
+    "Instances.Insert",
+    calls=(
+        "listVirtualMachines", "createSecurityGroup", "registerSSHKeyPair", "deployVirtualMachine", "associateIpAddress",
+        "enableStaticNat", "createFirewallRule",
+    ),
+    differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. In a "
+    "zone with security groups the internal address is the external one, whether asked for or not.",
+)  # fmt: skip
+def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
+    """Raises 400, 404 and 409 for whatever the operation could not do."""
+    wanted = request.resource
+    zone = zones.resolve(scope, request.zone)
+    naming.check_new_name(wanted.name)
+    for field in ("sourceInstanceTemplate", "sourceMachineImage"):
+        if getattr(request, field):
+            raise unsupported(field, "it is not supported here.")
+    if not wanted.machineType:
+        raise required("resource.machineType")
+    size = machine_types.resolve(scope, zone, wanted.machineType, "resource.machineType")
+    parameters = {"name": wanted.name, "displayname": wanted.name, "zoneid": zone.id}
+    parameters |= {"serviceofferingid": size.row["id"], **kept.parameters(size.details)}
+    disk, disk_parameters = _boot_disk(scope, zone, wanted)
+    nics, network_parameters = _networks(scope, zone, wanted)
+    tags = instances.check_tags(list(wanted.tags.items), "resource.tags.items")
+    labels = instances.check_labels(dict(wanted.labels), "resource.labels")
+    items = check_metadata(wanted.metadata, "resource.metadata")
+    if wanted.hostname and wanted.hostname.partition(".")[0] != wanted.name:
+        raise unsupported("resource.hostname", "the host name is the name of the instance.")
+    _check_free(scope, zone, wanted.name)
+
+    config = instances.settings_of(wanted) | nics[0]["config"]
+    data = instances.user_data(scope, items)
+    details = {
+        **kept.pack(kept.TAGS, tags),
+        **kept.pack(kept.LABELS, labels),
+        **kept.pack(kept.METADATA, instances.keep_metadata(scope, items)),
+        **kept.pack(kept.CONFIG, config),
+        **kept.pack(kept.DISK, disk),
+    }
+    parameters |= disk_parameters | network_parameters | _merge_details(parameters, details)
+    if data:
+        parameters["userdata"] = data
+    common = {item.key: item.value for item in instances.common_metadata(scope).items}
+    payload = {
+        "zone": zone.name,
+        "name": wanted.name,
+        "network": nics[0]["network"],
+        "parameters": parameters,
+        "tags": tags,
+        "keys": [key.public_key for key in userdata.ssh_keys({**common, **items})][:5],
+        "disk": disk["name"],
+        "external": nics[0]["external"],
+        "address": nics[0]["address"],
+        "protect": wanted.deletionProtection,
+    }
+    target = instances.path(zone, wanted.name)
+    return engine.submit(scope, type="insert", target=target, handler="instances.insert", payload=payload)
+
+
+def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[str, str]:
+    """Custom sizes and our own details travel in the same map."""
+    return {name: text for name, text in kept.parameters(details).items() if name not in parameters}
+
+
+def _check_free(scope: Scope, zone: Zone, name: str) -> None:
+    path = instances.path(zone, name)
+    rows = scope.client.read("listVirtualMachines", name=name, zoneid=zone.id, details="min").items
+    if any(True for _ in instances.index(scope, rows)) or path in instances.under_way(scope):
+        raise already_exists(scope.links.path(path))
+
+
+def _boot_disk(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what is kept of the disk, parameters of deployVirtualMachine)."""
+    field = "resource.disks[0]"
+    if not wanted.disks and wanted.image:
+        # API version v1beta16: the image stands in the instance itself.
+        template = images.resolve(scope, wanted.image, zone, "resource.image")
+        return _kept_disk(wanted.name, template, 0, pb.AttachedDisk()), {"templateid": template["id"]}
+    boots = [disk for disk in wanted.disks if disk.boot] or list(wanted.disks[:1])
+    if len(boots) != 1:
+        raise invalid("resource.disks", "exactly one boot disk must be specified.")
+    if len(wanted.disks) > 1:
+        raise unsupported("resource.disks[1]", "only the boot disk can be made with the instance.")
+    disk = boots[0]
+    if disk.source:
+        raise unsupported(f"{field}.source", "an instance cannot begin from an existing disk here.")
+    if disk.type == "SCRATCH" or disk.mode == "READ_ONLY":
+        raise unsupported(
+            f"{field}.{'type' if disk.type == 'SCRATCH' else 'mode'}",
+            "the boot disk must be PERSISTENT and READ_WRITE.",
+        )
+    initial = disk.initializeParams
+    if initial.sourceSnapshot:
+        raise unsupported(f"{field}.initializeParams.sourceSnapshot", "it is not supported here.")
+    if not initial.sourceImage:
+        raise required(f"{field}.initializeParams.sourceImage")
+    template = images.resolve(scope, initial.sourceImage, zone, f"{field}.initializeParams.sourceImage")
+    if initial.diskName:
+        naming.check_new_name(initial.diskName, f"{field}.initializeParams.diskName")
+    parameters = {"templateid": template["id"]}
+    least = -(-int(template.get("size", 0)) // _GIB)
+    size = (initial.diskSizeGb if initial.HasField("diskSizeGb") else 0) or disk.diskSizeGb
+    if size and size < least:
+        raise invalid(
+            f"{field}.initializeParams.diskSizeGb",
+            f"'{size}'. Requested disk size cannot be smaller than the image size ({least} GB)",
+        )
+    if size and size != least:
+        parameters["rootdisksize"] = str(size)
+    if initial.diskType:
+        offering = disk_types.resolve(scope, zone, initial.diskType, f"{field}.initializeParams.diskType")
+        if disk_types.name_of(scope, offering["id"]) != disk_types.name_of(scope, None):
+            parameters["overridediskofferingid"] = offering["id"]
+            if offering.get("iscustomized"):
+                parameters["rootdisksize"] = str(size or least)
+            elif size and size != offering.get("disksize"):
+                raise invalid(
+                    f"{field}.initializeParams.diskSizeGb",
+                    f"'{size}'. The disk type has {offering.get('disksize')} GB.",
+                )
+            else:
+                parameters.pop("rootdisksize", None)
+    return _kept_disk(wanted.name, template, int(size or least), disk), parameters
+
+
+def _kept_disk(instance: str, template: Row, size: int, disk: pb.AttachedDisk) -> dict[str, Any]:
+    name = disk.initializeParams.diskName or instance
+    return {
+        "name": name,
+        "deviceName": disk.deviceName or "persistent-disk-0",
+        "autoDelete": disk.autoDelete if disk.HasField("autoDelete") else False,
+        "sizeGb": size or -(-int(template.get("size", 0)) // _GIB),
+        "interface": disk.interface or "SCSI",
+    }
+
+
+def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """(what the operation needs of each interface, parameters of deployVirtualMachine)."""
+    interfaces = list(wanted.networkInterfaces) or [pb.NetworkInterface(accessConfigs=[pb.AccessConfig()])]
+    found = []
+    for position, interface in enumerate(interfaces):
+        field = f"resource.networkInterfaces[{position}]"
+        network = networks.for_instance(scope, zone, interface.network, interface.subnetwork)
+        if len(interface.accessConfigs) > 1:
+            raise invalid(f"{field}.accessConfigs", "At most one access config is allowed.")
+        if position and (interface.accessConfigs or zone.security_groups):
+            raise unsupported(field, "only the first interface can have an external address here.")
+        access = interface.accessConfigs[0] if interface.accessConfigs else None
+        config: dict[str, Any] = {"external": access is not None}
+        if access is not None and access.name:
+            config["accessConfig"] = access.name
+        address = None
+        if access is not None and access.natIP:
+            address = _free_address(scope, zone, network, access.natIP, f"{field}.accessConfigs[0].natIP")
+        if interface.networkIP:
+            _check_address(network, interface.networkIP, f"{field}.networkIP")
+        found.append(
+            {
+                "network": network["id"],
+                "external": access is not None and not zone.security_groups,
+                "address": address,
+                "config": config,
+                "ip": interface.networkIP,
+            }
+        )
+    if len(found) == 1:
+        parameters = {"networkids": found[0]["network"]}
+        if found[0]["ip"]:
+            parameters["ipaddress"] = found[0]["ip"]
+        return found, parameters
+    parameters = {}
+    for position, nic in enumerate(found):
+        parameters[f"iptonetworklist[{position}].networkid"] = nic["network"]
+        if nic["ip"]:
+            parameters[f"iptonetworklist[{position}].ip"] = nic["ip"]
+    return found, parameters
+
+
+def _check_address(network: Row, text: str, field: str) -> None:
+    """An address outside the network would leave a broken machine behind (recordings, Surprises 15)."""
+    try:
+        address = ipaddress.ip_address(text)
+        inside = "cidr" not in network or address in ipaddress.ip_network(network["cidr"], strict=False)
+    except ValueError:
+        raise invalid(field, f"'{text}'. Must be a valid IP address.") from None
+    if not inside or text == network.get("gateway"):
+        raise invalid(field, f"'{text}'. IP address is outside the network's range or reserved.")
+
+
+def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str) -> str:
+    """Id of the caller's public address; it must be in this network and unused."""
+    if zone.security_groups:
+        raise unsupported(field, "external addresses cannot be chosen in this zone.")
+    rows = scope.client.read("listPublicIpAddresses", ipaddress=text, zoneid=zone.id).items
+    row = next((row for row in rows if row.get("ipaddress") == text), None)
+    if row is None or row.get("associatednetworkid") != network["id"]:
+        raise not_found(scope.links.path("regions", zone.region, "addresses", text))
+    if row.get("isstaticnat") or row.get("issourcenat") or row.get("hasrules"):
+        raise invalid(field, f"'{text}'. The address is in use.")
+    return str(row["id"])
+
+
+# The operation
+
+
+@handler("instances.insert")
+def do_insert(run: Run) -> None:
+    payload = run.payload
+    zone = zones.resolve(run.scope, payload["zone"])
+    parameters = dict(payload["parameters"])
+    made: dict[str, str] = {}
+    try:
+        if zone.security_groups:
+            groups = projection.groups_for_deploy(
+                run, zone, networks.by_id(run.scope, payload["network"]), payload["name"], payload["tags"]
+            )
+            parameters["securitygroupids"] = ",".join(groups)
+        if names := [_key_pair(run, key) for key in payload["keys"]]:
+            parameters["keypairs"] = ",".join(names)
+        run.progress(10)
+        machine = _deploy(run, parameters, made)
+        run.set_target_id(number(machine))
+        run.progress(60)
+        _name_disk(run, machine)
+        if payload["external"]:
+            _attach_address(run, machine, made)
+            run.progress(80)
+            rows = run.read("machine", "listVirtualMachines", id=machine, details=instances.DETAILS)
+            projection.refresh_instance(run, "firewall", zone, rows[0], payload["tags"])
+        if payload["protect"]:
+            run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
+    except (CloudStackError, OperationError):
+        _undo(run, zone, made)
+        raise
+
+
+def _key_pair(run: Run, public_key: str) -> str:
+    """Name of the key pair in CloudStack that holds this key; CloudStack holds a key once."""
+    name = userdata.SshKey("", public_key).name
+
+    def work() -> str:
+        client = run.client()
+        if client.read("listSSHKeyPairs", name=name).items:
+            return name
+        blob = base64.b64decode(public_key.split()[1] + "==")
+        digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()
+        fingerprint = ":".join(digest[index : index + 2] for index in range(0, 32, 2))
+        if same := client.read("listSSHKeyPairs", fingerprint=fingerprint).items:
+            return str(same[0]["name"])
+        client.write("registerSSHKeyPair", name=name, publickey=" ".join(public_key.split()[:2]))
+        return name
+
+    return run.step(f"key/{name}", work)
+
+
+def _deploy(run: Run, parameters: dict[str, str], made: dict[str, str]) -> str:
+    """The new machine's id. A refused or failed deploy may leave a machine in state Error behind."""
+    try:
+        machine = run.job("deploy", "deployVirtualMachine", **parameters)["id"]
+    except CloudStackError as error:
+        if error.entity:
+            made["machine"] = error.entity
+        elif error.code == 530:
+            rows = run.read(
+                "leftover", "listVirtualMachines", name=parameters["name"], zoneid=parameters["zoneid"], state="Error"
+            )
+            if rows:
+                made["machine"] = rows[0]["id"]
+        elif error.code == 431 and "already exists" in error.text:
+            # A deleted machine keeps its name until it is expunged.
+            path = run.scope.links.path(parameters["name"])
+            raise OperationError("RESOURCE_ALREADY_EXISTS", f"The resource '{path}' already exists", 409) from None
+        raise
+    made["machine"] = machine
+    return str(machine)
+
+
+def _name_disk(run: Run, machine: str) -> None:
+    """CloudStack names root volumes by itself; a name other than the instance's is kept in a tag."""
+    if run.payload["disk"] == run.payload["name"]:
+        return
+    volume = run.read("volume", "listVolumes", virtualmachineid=machine, type="ROOT")[0]["id"]
+    tag = {"tags[0].key": "gce-name", "tags[0].value": run.payload["disk"]}
+    run.job("name-disk", "createTags", resourceids=volume, resourcetype="Volume", **tag)
+
+
+def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
+    address = run.payload["address"]
+    if address is None:
+        address = run.job("address", "associateIpAddress", networkid=run.payload["network"])["id"]
+        made["address"] = address
+        tag = {"tags[0].key": EPHEMERAL, "tags[0].value": run.payload["name"]}
+        run.job("tag-address", "createTags", resourceids=address, resourcetype="PublicIpAddress", **tag)
+
+    def enable() -> None:
+        client = run.client()
+        try:
+            client.write(
+                "enableStaticNat", ipaddressid=address, virtualmachineid=machine, networkid=run.payload["network"]
+            )
+        except CloudStackError as error:
+            # Enabling twice is an error (recordings, Surprises 52); a repeated step finds its own work done.
+            rows = client.read("listPublicIpAddresses", id=address).items if error.code == 431 else []
+            if not rows or rows[0].get("virtualmachineid") != machine:
+                raise
+
+    run.step("static-nat", enable)
+
+
+def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
+    """Take away what was made; what cannot be is told as a warning."""
+    try:
+        if "machine" in made:
+            run.job("undo-machine", "destroyVirtualMachine", id=made["machine"], expunge="true")
+    except CloudStackError:
+        try:
+            rename = f"x-{made['machine'][:8]}"
+            run.call("undo-rename", "updateVirtualMachine", id=made["machine"], name=rename)
+            run.job("undo-machine-without-expunge", "destroyVirtualMachine", id=made["machine"])
+        except CloudStackError:
+            run.warn("CLEANUP_FAILED", "The instance could not be taken away again.")
+    try:
+        if "address" in made:
+            run.job("undo-address", "disassociateIpAddress", id=made["address"])
+        if zone.security_groups:
+            projection.release_instance(run, zone, run.payload["name"])
+    except CloudStackError:
+        run.warn("CLEANUP_FAILED", "An address or a firewall of the instance could not be taken away again.")

@@ -1,0 +1,157 @@
+"""Machine types: CloudStack service offerings, and `custom-<cpus>-<mb>` by an offering with a free size."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import machine_types_pb2 as pb
+from gstack.kernel.errors import invalid, not_found
+from translator_service import lists
+from translator_service.catalog import Kind
+from translator_service.links import parse
+from translator_service.naming import Row, number
+from translator_service.operations.render import from_cloudstack
+from translator_service.resources import zones
+from translator_service.resources.zones import Zone
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+_CUSTOM = re.compile(r"(?:[a-z0-9]+-)?custom-(\d{1,4})-(\d{1,7})")
+# What GCE allows; CloudStack limits them by hypervisor and does not tell.
+_DISKS, _DISKS_GB = 16, 64 * 1024
+
+
+@dataclass(frozen=True)
+class MachineType:
+    """A resolved machine type. details: the free size to send with a deploy, empty for fixed ones."""
+
+    name: str
+    row: Row
+    details: dict[str, str] = field(default_factory=dict)
+
+
+def kind(scope: Scope) -> Kind:
+    return Kind(
+        "service offerings",
+        300.0,
+        lambda client: client.read_all("listServiceOfferings"),
+        lambda rows: scope.environment.index(rows),
+    )
+
+
+def _is_free(row: Row) -> bool:
+    return bool(row.get("iscustomized"))
+
+
+def in_zone(row: Row, zone: Zone) -> bool:
+    """An offering without zones is for all of them; with zones it names them in a comma list."""
+    return not row.get("zoneid") or zone.id in str(row["zoneid"]).split(",")
+
+
+def _bound(row: Row, name: str, default: int) -> int:
+    return int((row.get("serviceofferingdetails") or {}).get(name) or default)
+
+
+def _fits(row: Row, cpus: int, memory: int) -> bool:
+    """Whether an offering with a free size may have this one; a fixed speed or size in it counts as set."""
+    return (
+        _is_free(row)
+        and _bound(row, "mincpunumber", 1) <= cpus <= _bound(row, "maxcpunumber", 1 << 20)
+        and _bound(row, "minmemory", 1) <= memory <= _bound(row, "maxmemory", 1 << 40)
+        and bool(row.get("cpuspeed"))
+    )
+
+
+def resolve(scope: Scope, zone: Zone, text: str, field: str) -> MachineType:
+    """What a request means by a machine type. Raises 404, and 400 for a free size that the zone does not offer."""
+    reference = parse(text, field)
+    if match := _CUSTOM.fullmatch(reference.name):
+        cpus, memory = int(match[1]), int(match[2])
+        for _, row in scope.catalog(kind(scope)).index:
+            if in_zone(row, zone) and _fits(row, cpus, memory):
+                return MachineType(f"custom-{cpus}-{memory}", row, {"cpuNumber": str(cpus), "memory": str(memory)})
+        raise invalid(field, f"'{text}'. The zone '{zone.name}' offers no machine type of this size.")
+    if reference.zone and zones.resolve(scope, reference.zone).id != zone.id:
+        raise invalid(field, f"'{text}'. The machine type is of another zone.")
+    row_ = scope.lookup(kind(scope), reference.name)
+    if row_ is None or not in_zone(row_, zone) or _is_free(row_):
+        raise not_found(scope.links.path(zone.path, "machineTypes", reference.name))
+    return MachineType(scope.catalog(kind(scope)).index.name(row_["id"]) or reference.name, row_)
+
+
+def name_of(scope: Scope, zone: Zone, machine: Row) -> str:
+    """Machine type of a row of listVirtualMachines."""
+    index = scope.catalog(kind(scope)).index
+    offering = machine.get("serviceofferingid", "")
+    row = index.find(offering) if offering else None
+    if row is not None and _is_free(row):
+        return f"custom-{machine.get('cpunumber', 0)}-{machine.get('memory', 0)}"
+    # An offering that was withdrawn is not listed any more; its machines still have its name.
+    return index.name(offering) or scope.environment.name(str(machine.get("serviceofferingname", "unknown")))
+
+
+def to_machine_type(scope: Scope, zone: Zone, name: str, row: Row, cpus: int = 0, memory: int = 0) -> pb.MachineType:
+    """A row of listServiceOfferings; with the chosen size for one with a free size."""
+    return pb.MachineType(
+        kind="compute#machineType",
+        id=number(f"{row['id']}/{name}") if cpus else number(row["id"]),
+        creationTimestamp=from_cloudstack(row.get("created", "")),
+        name=name,
+        description=row.get("displaytext") or row["name"],
+        guestCpus=cpus or int(row.get("cpunumber", 0)),
+        memoryMb=memory or int(row.get("memory", 0)),
+        imageSpaceGb=0,
+        maximumPersistentDisks=_DISKS,
+        maximumPersistentDisksSizeGb=_DISKS_GB,
+        zone=zone.name,
+        selfLink=scope.links.of(zone.path, "machineTypes", name),
+        isSharedCpu=False,
+        architecture="X86_64",
+    )
+
+
+def _in(scope: Scope, zone: Zone) -> list[pb.MachineType]:
+    return [
+        to_machine_type(scope, zone, name, row)
+        for name, row in scope.catalog(kind(scope)).index
+        if in_zone(row, zone) and not _is_free(row)
+    ]
+
+
+@rpc(
+    "MachineTypes.Get",
+    calls=("listServiceOfferings",),
+    differences="`custom-<cpus>-<mb>` is there when an offering with a free size has room for it.",
+)
+def get(scope: Scope, request: pb.GetMachineTypeRequest) -> Message:
+    zone = zones.resolve(scope, request.zone)
+    found = resolve(scope, zone, request.machineType, "machineType")
+    size = found.details
+    return to_machine_type(
+        scope, zone, found.name, found.row, int(size.get("cpuNumber", 0)), int(size.get("memory", 0))
+    )
+
+
+@rpc("MachineTypes.List", calls=("listServiceOfferings",))
+def list_(scope: Scope, request: pb.ListMachineTypesRequest) -> Any:
+    zone = zones.resolve(scope, request.zone)
+
+    def build() -> Message:
+        return lists.page(scope, request, _in(scope, zone), pb.MachineTypeList, f"{zone.path}/machineTypes")
+
+    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)
+
+
+@rpc("MachineTypes.AggregatedList", calls=("listServiceOfferings",))
+def aggregated_list(scope: Scope, request: pb.AggregatedListMachineTypesRequest) -> Any:
+    def build() -> Message:
+        pairs = [(zone.path, item) for zone in zones.all_zones(scope) for item in _in(scope, zone)]
+        return lists.aggregated(
+            scope, request, pairs, zones.scopes(scope), pb.MachineTypeAggregatedList, "machineTypes"
+        )
+
+    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)

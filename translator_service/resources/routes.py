@@ -1,0 +1,91 @@
+"""Routes: what the routers of CloudStack networks do by themselves, told as GCE tells it. They cannot be changed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import routes_pb2 as pb
+from gstack.kernel.errors import not_found
+from translator_service import lists
+from translator_service.naming import Row, number
+from translator_service.operations.render import from_cloudstack
+from translator_service.resources import networks, subnetworks
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+_EVERYWHERE = "0.0.0.0/0"
+
+
+def _route(scope: Scope, seed: str, network: str, row: Row, **fields: Any) -> pb.Route:
+    name = f"default-route-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+    return pb.Route(
+        kind="compute#route",
+        id=number(seed),
+        creationTimestamp=from_cloudstack(row.get("created", "")),
+        name=name,
+        network=networks.link(scope, network),
+        selfLink=scope.links.of("global", "routes", name),
+        **fields,
+    )
+
+
+def default_route(scope: Scope, network: str, row: Row) -> pb.Route:
+    """The way to the Internet. row: the oldest CloudStack network of the GCE network."""
+    return _route(
+        scope,
+        f"{row['id']}/internet",
+        network,
+        row,
+        description="Default route to the Internet.",
+        destRange=_EVERYWHERE,
+        priority=1000,
+        nextHopGateway=scope.links.of("global", "gateways", "default-internet-gateway"),
+        routeType="STATIC",
+    )
+
+
+def subnet_route(scope: Scope, network: str, row: Row) -> pb.Route:
+    """The way to the instances of one CloudStack network."""
+    return _route(
+        scope,
+        f"{row['id']}/subnetwork",
+        network,
+        row,
+        description=f"Default local route to the subnetwork {row['cidr']}.",
+        destRange=row["cidr"],
+        priority=0,
+        nextHopNetwork=networks.link(scope, network),
+        routeType="SUBNET",
+    )
+
+
+def _all(scope: Scope) -> list[pb.Route]:
+    index = networks.index(scope)
+    found = [default_route(scope, name, row) for name, row in index]
+    for subnetwork in subnetworks.table(scope).values():
+        if subnetwork.row.get("cidr"):
+            found.append(subnet_route(scope, subnetwork.network, subnetwork.row))
+    return found
+
+
+_CALLS = ("listNetworks", "listZones")
+_DIFFERENCES = "Routes follow from the networks and cannot be made or deleted."
+
+
+@rpc("Routes.Get", calls=_CALLS, differences=_DIFFERENCES)
+def get(scope: Scope, request: pb.GetRouteRequest) -> Message:
+    for route in _all(scope):
+        if request.route in (route.name, str(route.id)):
+            return route
+    raise not_found(scope.links.path("global", "routes", request.route))
+
+
+@rpc("Routes.List", calls=_CALLS, differences=_DIFFERENCES)
+def list_(scope: Scope, request: pb.ListRoutesRequest) -> Any:
+    def build() -> Message:
+        return lists.page(scope, request, _all(scope), pb.RouteList, "global/routes")
+
+    return scope.reply(subnetworks.sources(scope), request, build)
