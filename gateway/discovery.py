@@ -202,12 +202,15 @@ def _method(route: Route) -> dict[str, Any]:
 def _absent_method(collection: str, name: str) -> dict[str, Any]:
     one = collection.removesuffix("s")
     in_path = ["project"] if name == "list" else ["project", one]
+    parameters: dict[str, dict[str, Any]] = {part: {"type": "string", "location": "path", "required": True} for part in in_path}
+    if name == "list":
+        parameters |= {part: {"type": "string", "location": "query"} for part in ("filter", "maxResults", "pageToken")}
     return {
         "id": f"compute.{collection}.{name}",
         "path": f"{{project}}/global/{collection}" + ("" if name == "list" else f"/{{{one}}}"),
         "httpMethod": "GET",
         "description": "Not offered; answers 501.",
-        "parameters": {part: {"type": "string", "location": "path", "required": True} for part in in_path},
+        "parameters": parameters,
         "parameterOrder": in_path,
         "scopes": list(_SCOPES),
     }

@@ -25,11 +25,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from gstack.kernel.errors import ApiError
+from translator_service.patterns import Pattern, compile_pattern
 
 Predicate = Callable[[Message], bool]
 
 MAX_LENGTH = 2048
 _MAX_DEPTH = 50
+_MAX_PATTERN = 512
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
@@ -41,7 +43,6 @@ _TOKEN = re.compile(
 )
 # The value of eq and ne runs to the end of its term and may hold anything a regular expression may.
 _REGEX_VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s]+))""")
-_NESTED_REPEAT = re.compile(r"[+*}][^|]*\)[+*{]")
 
 
 def bad(expression: str, why: str) -> ApiError:
@@ -97,10 +98,13 @@ class _Parser:
         self.position = match.end()
         return match
 
-    def _expression(self) -> Predicate:
+    def _deeper(self) -> None:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise self._error("nested too deeply")
+
+    def _expression(self) -> Predicate:
+        self._deeper()
         predicates = [self._sequence()]
         while self._peek() in ("AND", "and"):
             self._next()
@@ -125,7 +129,9 @@ class _Parser:
         token = self._peek()
         if token in ("NOT", "not", "-"):
             self._next()
+            self._deeper()
             negated = self._term()
+            self.depth -= 1
             return lambda message: not negated(message)
         if token == "(":
             self._next()
@@ -205,14 +211,13 @@ class _Parser:
         self.position = match.start(3) + len(word)
         return word
 
-    def _pattern(self, text: str) -> re.Pattern[str]:
-        # Python's engine backtracks: patterns that could run for ever are refused, long ones too.
-        if len(text) > 512 or _NESTED_REPEAT.search(text):
+    def _pattern(self, text: str) -> Pattern:
+        if len(text) > _MAX_PATTERN:
             raise self._error("regular expression too complex")
         try:
-            return re.compile(text)
-        except re.error as error:
-            raise self._error(f"invalid regular expression: {error}") from None
+            return compile_pattern(text)
+        except ValueError as error:
+            raise self._error(str(error)) from None
 
 
 def _all(predicates: list[Predicate]) -> Predicate:
@@ -278,24 +283,47 @@ def _last(text: str) -> str | None:
     return text.rpartition("/")[2] if "://" in text else None
 
 
-def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+def _wildcard(wanted: str, *, whole: bool) -> Callable[[str], bool]:
+    """Whether a text is (or holds) `wanted`, where `*` is anything. Needs no backtracking: each piece comes first."""
+    first, *rest = wanted.lower().split("*")
+
+    def matches(text: str) -> bool:
+        text = text.lower()
+        if whole and not rest:
+            return text == first
+        position, end = 0, len(text)
+        if whole:
+            position, end = len(first), end - len(rest[-1])
+            if not text.startswith(first) or not text.endswith(rest[-1]) or position > end:
+                return False
+        for piece in rest[:-1] if whole else [first, *rest]:
+            position = text.find(piece, position, end)
+            if position < 0:
+                return False
+            position += len(piece)
+        return True
+
+    return matches
+
+
+def _matches(pattern: Pattern, value: Any) -> bool:
     text = _text(value)
     if pattern.fullmatch(text):
         return True
     last = _last(text)
-    return last is not None and pattern.fullmatch(last) is not None
+    return last is not None and bool(pattern.fullmatch(last))
 
 
 def _comparison(operator: str, wanted: str, values: Callable[[Message], list[Any]], parser: _Parser) -> Predicate:
     if operator in ("=", "!="):
-        glob = re.compile(".*".join(re.escape(part) for part in wanted.split("*")), re.DOTALL | re.IGNORECASE)
+        same = _wildcard(wanted, whole=True)
 
         def equal(value: Any) -> bool:
             text = _text(value)
-            if glob.fullmatch(text):
+            if same(text):
                 return True
             last = _last(text)
-            if last is not None and glob.fullmatch(last):
+            if last is not None and same(last):
                 return True
             # A link by any spelling: `https://elsewhere/compute/v1/projects/p/x` is `projects/p/x`.
             return last is not None and "projects/" in wanted and text.endswith(wanted[wanted.index("projects/") :])
@@ -304,11 +332,11 @@ def _comparison(operator: str, wanted: str, values: Callable[[Message], list[Any
     if operator == ":":
         if wanted == "*":
             return lambda message: any(value not in ("", False) for value in values(message))
-        needle = re.compile(".*".join(re.escape(part) for part in wanted.split("*")), re.DOTALL | re.IGNORECASE)
-        return lambda message: any(needle.search(_text(value)) is not None for value in values(message))
+        holds = _wildcard(wanted, whole=False)
+        return lambda message: any(holds(_text(value)) for value in values(message))
     if operator in ("=~", "!~", "~"):
         pattern = parser._pattern(wanted)
-        return lambda message: any(pattern.search(_text(value)) is not None for value in values(message))
+        return lambda message: any(pattern.search(_text(value)) for value in values(message))
     order = {"<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b}[
         operator
     ]

@@ -15,6 +15,9 @@ _GCUTIL_SCOPES = (
 )  # fmt: skip
 
 
+_ACCOUNT = "keys@gstack.local"
+
+
 def write(tool: str, endpoint: str, project: str, api_key: str, secret_key: str, directory: Path | None) -> str:
     """Write the files (mode 0600 where they hold keys) and return what to do next."""
     makers = {
@@ -80,8 +83,8 @@ def _gcloud(endpoint: str, project: str, api_key: str, secret_key: str, director
         "export CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1",
         "export CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK=1",
         # gcloud wants an account; the keys above are the proof, the refresh token is only a word.
-        "gcloud auth list --filter=account:keys@gstack.local --format='value(account)' 2>/dev/null | grep -q . ||"
-        " gcloud auth activate-refresh-token keys@gstack.local keys",
+        f"export CLOUDSDK_CORE_ACCOUNT={_ACCOUNT}",
+        f"gcloud auth activate-refresh-token {_ACCOUNT} keys --quiet",
     ]
     path = _save(folder / "gcloud.sh", "\n".join(lines) + "\n")
     return f"Wrote {path}.\nNow: . {path} && gcloud compute zones list"

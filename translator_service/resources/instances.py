@@ -16,7 +16,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import ApiError, invalid, not_found
+from gstack.kernel.errors import ApiError, invalid, not_found, required, unsupported
 from translator_service import details as kept
 from translator_service import lists, naming, projection, userdata
 from translator_service.cloudstack.client import Answer
@@ -461,6 +461,34 @@ def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Messag
     data = user_data(scope, items)
     packed = keep_metadata(scope, items)
     return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data)
+
+
+@rpc(
+    "Instances.SetDiskAutoDelete",
+    calls=("listVirtualMachines", "updateVirtualMachine"),
+    differences="Of boot disks only; data disks always stay when their instance is deleted.",
+)
+def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequest) -> Message:
+    for field in ("autoDelete", "deviceName"):
+        if not (request.HasField(field) if field == "autoDelete" else request.deviceName):
+            raise required(field)
+    zone = zones.resolve(scope, request.zone)
+    name, row, _ = find(scope, zone, request.instance)
+    disk = kept.unpack(row.get("details") or {}, kept.DISK, {})
+    shown = to_instance(scope, zone, name, row, _volumes(scope, row) if not disk else None, None)
+    boot = next((one for one in shown.disks if one.deviceName == request.deviceName), None)
+    if boot is None:
+        raise invalid("deviceName", f"'{request.deviceName}'. No attached disk found with this device name.")
+    if not boot.boot:
+        raise unsupported("deviceName", "data disks always stay when their instance is deleted.")
+    disk = disk or {"name": boot.source.rpartition("/")[2], "deviceName": boot.deviceName, "sizeGb": boot.diskSizeGb}
+    disk["autoDelete"] = request.autoDelete
+    return _update(scope, zone, name, row, "setDiskAutoDelete", {kept.DISK: disk})
+
+
+def _volumes(scope: Scope, row: Row) -> list[Row]:
+    rows = scope.client.read("listVolumes", virtualmachineid=row["id"]).items
+    return [volume for volume in rows if disks.is_shown(volume)]
 
 
 def check_tags(tags: list[str], field: str) -> list[str]:
