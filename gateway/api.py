@@ -185,8 +185,9 @@ class Api:
             body = self._encoded.get(key)
         if body is None:
             body = gzip.compress(response.body, compresslevel=1, mtime=0)
-            with self._lock:
-                self._encoded[key] = body
+            if len(body) <= self.settings.reply_cache_bytes // 8:
+                with self._lock:
+                    self._encoded[key] = body
         return Response(
             response.status, body, {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         )

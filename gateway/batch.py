@@ -69,7 +69,10 @@ def _request(outer: Request, part: Message) -> Request:
     payload = inner.get_payload(decode=True)
     headers = {name: outer.headers[name] for name in _INHERITED if name in outer.headers}
     headers |= {name.lower(): str(value) for name, value in inner.items()}
-    url = urlsplit(target)
+    try:
+        url = urlsplit(target)
+    except ValueError:
+        raise ApiError(400, "Failed to parse batch request: the URL of a part is malformed.", "badRequest") from None
     return Request(
         method=words[0].upper(),
         path=url.path,

@@ -177,7 +177,10 @@ def _field_decoder(field: FieldDescriptor) -> Decode:
 
 
 def _bad(path: str, wanted: str, value: Any) -> ApiError:
-    shown = repr(value) if len(repr(value)) < 80 else f"{type(value).__name__}"
+    if isinstance(value, dict | list):  # which may be too deep to be written
+        shown = "an object" if isinstance(value, dict) else "a list"
+    else:
+        shown = repr(value) if len(repr(value)) < 80 else "a long text"
     return ApiError(400, f"Invalid value at '{path}': expected {wanted}, found {shown}.", "invalid", path)
 
 

@@ -142,7 +142,7 @@ class Router:
         names, target = node.methods[verb]
         if isinstance(target, str):
             raise ApiError(501, f"Method {target} is not implemented.", "notImplemented")
-        decoded = (unquote(value) if "%" in value else value for value in values)
+        decoded = (unquote(unquote(value)) if "%" in value else value for value in values)
         return target, dict(zip(names, decoded, strict=True))
 
 

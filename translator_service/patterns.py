@@ -168,14 +168,16 @@ def _test(items: Any, fold: bool) -> Test:
             tests.append(lambda character: character != "\n")
         elif operator == "CATEGORY":
             name = str(argument).removeprefix("CATEGORY_")
-            wanted = re.compile(_CATEGORIES[name.removeprefix("NOT_")])
-            tests.append(
-                lambda character, wanted=wanted, no=name.startswith("NOT_"): bool(wanted.match(character)) != no
-            )
+            tests.append(_category(_CATEGORIES[name.removeprefix("NOT_")], name.startswith("NOT_")))
         else:
             low, high = argument if operator == "RANGE" else (argument, argument)
             tests.append(_between(low, high, operator == "NOT_LITERAL", fold))
     return lambda character: any(test(character) for test in tests) != negated
+
+
+def _category(wanted: str, negated: bool) -> Test:
+    pattern = re.compile(wanted)
+    return lambda character: (pattern.match(character) is not None) != negated
 
 
 def _between(low: int, high: int, negated: bool, fold: bool) -> Test:

@@ -1,24 +1,26 @@
 """Firewall rules as CloudStack has them: security groups, or rules of public addresses.
 
 A rule of GCE is an intent in our store. What should be follows from the intents and the machines; it is compared with
-what is, and the difference is applied. Reading what is *before* what should be makes concurrent changes harmless: a rule
-may be added or removed twice, but never the wrong one, and "already there" and "gone" are looked over and read again.
+what is, and the difference is applied. What is, is read *before* the intents: a rule found there whose intent is not
+found afterwards has lost it, because an intent is written before its rules are. After a change all is read again, so
+changes made at the same time meet.
 
-Zones with security groups: the rules without target tags are in one group per network, `gce-<network>`; those with target
-tags in one group per instance, `gce-vm-<instance>`. Isolated networks: the rules that match an instance are firewall rules
-of the public address that has static NAT to it; traffic inside the network is open anyway.
+Zones with security groups: the rules without target tags are in one group per network, `gce-<network>`; those with
+target tags in one group per instance, `gce-vm-<instance>`. Isolated networks: the rules that match an instance are
+firewall rules of the public address that has static NAT to it; traffic inside the network is open anyway. Other
+addresses (source NAT, port forwarding) are left alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gstack.compute.v1 import firewalls_pb2 as pb
+from gstack.kernel.errors import ApiError
 from translator_service import details as kept
+from translator_service.cloudstack.client import Answer, Call
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.naming import Row
 from translator_service.operations.engine import Run
@@ -27,19 +29,54 @@ from translator_service.resources.zones import Zone
 from translator_service.scope import Scope
 
 _ROUNDS = 3
-_EVERYWHERE = "0.0.0.0/0"
-# What a repeated or a lost race of adding and removing looks like (recordings, Surprises 50, 52, 58).
-_TOLERATED = (431, 530, 537)
+# Jobs wait in threads that requests need as well.
+_AT_ONCE = 16
+# "Already there" and "gone" (recordings, Surprises 33, 50 and 58).
+_OVERTAKEN = (431, 530, 537)
+# Protocols that CloudStack's security groups know by number only (facts 3.10; numbers: IANA).
+_NUMBERS = {"esp": "50", "ah": "51", "ipip": "94", "sctp": "132"}
+_WITH_PORTS = ("tcp", "udp")
+_GONE = ("Destroyed", "Expunging", "Error")
 
 
 @dataclass(frozen=True, order=True)
 class Rule:
-    """One rule as CloudStack counts them: a protocol, a port range ("" is all), one source."""
+    """The smallest thing that CloudStack lets through: a protocol, its ports (icmp: type and code), one source."""
 
     protocol: str
-    start: str
-    end: str
+    start: int
+    end: int
     source: str
+
+
+@dataclass
+class Plan:
+    """Jobs to do: (key, command, parameters). groups: of a new instance; missed: rules that reach not all instances."""
+
+    deletes: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    creates: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An instance as rules see it. groups: ids of its own groups."""
+
+    id: str
+    tags: frozenset[str]
+    addresses: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What changed: a rule, the tags of a machine, or (sources) which machines there are."""
+
+    rule: pb.Firewall | None = None
+    machine: str = ""
+    tags: tuple[str, ...] = ()
+    sources: bool = False
 
 
 # What should be
@@ -50,160 +87,266 @@ def intents(scope: Scope, network: str) -> list[pb.Firewall]:
     found = []
     for row in scope.store.list_firewalls(scope.project.key):
         rule = pb.Firewall.FromString(row["rule"])
-        if row["network"] == network and not rule.disabled and rule.direction != "EGRESS" and rule.allowed:
+        if row["network"] == network and opens(rule):
             found.append(rule)
     return found
 
 
+def opens(rule: pb.Firewall) -> bool:
+    """Whether a rule has anything to project: egress is open anyway."""
+    return not rule.disabled and rule.direction != "EGRESS" and bool(rule.allowed)
+
+
 def applies(rule: pb.Firewall, tags: Iterable[str]) -> bool:
-    return not rule.targetTags or bool(set(rule.targetTags) & set(tags))
+    return not rule.targetTags or not set(rule.targetTags).isdisjoint(tags)
 
 
-def group_rules(rule: pb.Firewall, tagged: Callable[[Iterable[str]], list[str]]) -> set[Rule]:
-    """Rules of a security group. tagged: addresses of the instances that have one of some tags."""
-    sources = list(rule.sourceRanges) + [f"{address}/32" for address in tagged(rule.sourceTags)]
+def group_rules(rules: Iterable[pb.Firewall], machines: Iterable[Machine] = ()) -> set[Rule]:
+    """Rules of a security group. machines: all of the network, whose addresses source tags stand for."""
+    machines = list(machines)
     found = set()
-    for allowed in rule.allowed:
-        protocol = allowed.IPProtocol
-        for start, end in _ports(allowed.ports, protocol):
-            found |= {Rule(protocol, start, end, source) for source in sources}
+    for rule in rules:
+        tags = set(rule.sourceTags)
+        tagged = [f"{address}/32" for machine in machines if tags & machine.tags for address in machine.addresses]
+        for allowed in rule.allowed:
+            protocol = _NUMBERS.get(allowed.IPProtocol, allowed.IPProtocol)
+            for start, end in _ports(protocol, allowed.ports):
+                found |= {Rule(protocol, start, end, source) for source in (*rule.sourceRanges, *tagged)}
     return found
 
 
-def address_rules(rule: pb.Firewall) -> set[Rule]:
-    """Firewall rules of a public address: tcp, udp and icmp only, and ports for the first two."""
-    found = set()
-    for allowed in rule.allowed:
-        protocols = ("tcp", "udp", "icmp") if allowed.IPProtocol == "all" else (allowed.IPProtocol,)
-        for protocol in protocols:
-            for start, end in _ports(allowed.ports, protocol):
-                # Sources by tag are inside the network, where nothing is closed.
-                found |= {Rule(protocol, start, end, source) for source in rule.sourceRanges}
+def address_rules(rules: Iterable[pb.Firewall]) -> set[Rule]:
+    """Firewall rules of a public address: tcp, udp and icmp only, and no two with the same source overlap.
+
+    Sources by tag are inside the network, where nothing is closed.
+    """
+    ranges: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for rule in rules:
+        for allowed in rule.allowed:
+            for protocol in ("tcp", "udp", "icmp") if allowed.IPProtocol == "all" else (allowed.IPProtocol,):
+                for source in rule.sourceRanges:
+                    ranges.setdefault((protocol, source), []).extend(_ports(protocol, allowed.ports))
+    return {
+        Rule(protocol, start, end, source)
+        for (protocol, source), some in ranges.items()
+        for start, end in _disjoint(some)
+    }
+
+
+def _ports(protocol: str, ports: Sequence[str]) -> list[tuple[int, int]]:
+    if protocol == "icmp":
+        return [(-1, -1)]
+    if protocol not in _WITH_PORTS:
+        return [(0, 0)]
+    pairs = [(int(first), int(last or first)) for first, _, last in (port.partition("-") for port in ports)]
+    return [(max(first, 1), last) for first, last in pairs] or [(1, 65535)]
+
+
+def _disjoint(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Overlapping ranges as one: CloudStack refuses the second of two rules that overlap (recordings, Surprises 50)."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
     return found
-
-
-def _ports(ports: Sequence[str], protocol: str) -> list[tuple[str, str]]:
-    if protocol not in ("tcp", "udp"):
-        return [("", "")]
-    if not ports:
-        return [("1", "65535")]
-    return [(port.partition("-")[0], port.partition("-")[2] or port) for port in ports]
 
 
 # What is
 
 
-def _actual_group(row: Row) -> dict[Rule, str]:
-    """Ingress rules of a row of listSecurityGroups, with their ids."""
-    found = {}
-    for rule in row.get("ingressrule", []):
-        protocol = str(rule.get("protocol", ""))
-        ported = protocol in ("tcp", "udp")
-        start, end = (str(rule.get("startport", "")), str(rule.get("endport", ""))) if ported else ("", "")
-        found[Rule(protocol, start, end, rule.get("cidr") or f"group:{rule.get('securitygroupname')}")] = rule["ruleid"]
-    return found
+def rules_of_row(row: Row) -> set[Rule]:
+    """A rule of a group, or a row of listFirewallRules, which may have several sources. A group as source is ""."""
+    protocol = str(row.get("protocol", "")).lower()
+    start, end = ("icmptype", "icmpcode") if protocol == "icmp" else ("startport", "endport")
+    sources = str(row.get("cidr") or row.get("cidrlist") or "").split(",")
+    return {Rule(protocol, int(row.get(start, 0)), int(row.get(end, 0)), source.strip()) for source in sources}
 
 
-def _actual_address(rows: Iterable[Row]) -> dict[Rule, str]:
-    """Rows of listFirewallRules with their ids; a row may hold several sources."""
-    found = {}
+def tags_of(row: Row) -> list[str]:
+    found = kept.unpack(row.get("details") or {}, kept.TAGS, [])
+    return [str(tag) for tag in found] if isinstance(found, list) else []
+
+
+def _rows(answers: Iterable[Answer]) -> list[Row]:
+    return [row for answer in answers for row in answer.items]
+
+
+def _machines(scope: Scope, members: Sequence[Row], cause: Cause) -> list[Machine]:
+    """The machines in these networks; the one of the cause has the cause's tags."""
+    calls: list[Call] = [
+        ("listVirtualMachines", {"networkid": member["id"], "details": "nics,secgrp"}) for member in members
+    ]
+    inside = {member["id"] for member in members}
+    found: dict[str, Machine] = {}
+    for row in (row for answers in scope.client.read_all_many(calls) for row in _rows(answers)):
+        if row.get("state") in _GONE:
+            continue
+        tags = cause.tags if row["id"] == cause.machine else tags_of(row)
+        addresses = [nic.get("ipaddress", "") for nic in row.get("nic", ()) if nic.get("networkid") in inside]
+        groups = [group["id"] for group in row.get("securitygroup", ()) if _is_instance_group(group["name"])]
+        found[row["id"]] = Machine(
+            row["id"], frozenset(tags), tuple(address for address in addresses if address), tuple(groups)
+        )
+    return list(found.values())
+
+
+# The difference
+
+
+def _difference(rows: Iterable[Row], id_key: str, wanted: set[Rule]) -> tuple[list[str], list[tuple[Rule, str]]]:
+    """(ids to delete, what to create: one rule for all sources of the same ports).
+
+    A row stays when all that it lets through is wanted, so that adding a source interrupts no other.
+    """
+    deletes: list[str] = []
+    there: set[Rule] = set()
     for row in rows:
-        protocol = str(row.get("protocol", ""))
-        ported = protocol in ("tcp", "udp")
-        start, end = (str(row.get("startport", "")), str(row.get("endport", ""))) if ported else ("", "")
-        for source in str(row.get("cidrlist", _EVERYWHERE)).split(","):
-            found[Rule(protocol, start, end, source)] = row["id"]
-    return found
-
-
-def _merged(rules: Iterable[Rule]) -> list[tuple[Rule, str]]:
-    """One call for all sources of the same ports: (rule of the first source, sources in a comma list)."""
-    grouped: dict[tuple[str, str, str], list[Rule]] = {}
-    for rule in sorted(rules):
-        grouped.setdefault((rule.protocol, rule.start, rule.end), []).append(rule)
-    return [(same[0], ",".join(rule.source for rule in same)) for same in grouped.values()]
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+        rules = rules_of_row(row)
+        if rules <= wanted and not rules & there:
+            there |= rules
+        else:
+            deletes.append(row[id_key])
+    sources: dict[tuple[str, int, int], list[str]] = {}
+    for rule in sorted(wanted - there):
+        sources.setdefault((rule.protocol, rule.start, rule.end), []).append(rule.source)
+    return deletes, [(Rule(*key, some[0]), ",".join(some)) for key, some in sources.items()]
 
 
 def _parameters(rule: Rule, sources: str) -> dict[str, str]:
     parameters = {"protocol": rule.protocol, "cidrlist": sources}
-    if rule.start:
-        parameters |= {"startport": rule.start, "endport": rule.end}
-    elif rule.protocol == "icmp":
-        parameters |= {"icmptype": "-1", "icmpcode": "-1"}
+    if rule.protocol == "icmp":
+        return parameters | {"icmptype": str(rule.start), "icmpcode": str(rule.end)}
+    if rule.protocol in _WITH_PORTS:
+        return parameters | {"startport": str(rule.start), "endport": str(rule.end)}
     return parameters
 
 
-# Bringing both together
+def _plan_group(plan: Plan, group: Row, wanted: set[Rule]) -> None:
+    """A group's egress rules go too: a single one closes all other egress (facts 3.10)."""
+    deletes, creates = _difference(group.get("ingressrule", ()), "ruleid", wanted)
+    plan.deletes += [(identity, "revokeSecurityGroupIngress", {"id": identity}) for identity in deletes]
+    for row in group.get("egressrule", ()):
+        plan.deletes.append((row["ruleid"], "revokeSecurityGroupEgress", {"id": row["ruleid"]}))
+    for rule, sources in creates:
+        parameters = {"securitygroupid": group["id"], **_parameters(rule, sources)}
+        plan.creates.append((_key(group["id"], rule), "authorizeSecurityGroupIngress", parameters))
 
 
-@dataclass(frozen=True)
-class Target:
-    """A security group or a public address, and how to read, add to and take from it."""
-
-    id: str
-    read: Callable[[], dict[Rule, str]]
-    wanted: Callable[[], set[Rule]]
-    add: tuple[str, dict[str, str]]
-    remove: str
+def _plan_address(plan: Plan, address: str, rows: Iterable[Row], wanted: set[Rule]) -> None:
+    deletes, creates = _difference([row for row in rows if row.get("state") != "Revoke"], "id", wanted)
+    plan.deletes += [(identity, "deleteFirewallRule", {"id": identity}) for identity in deletes]
+    for rule, sources in creates:
+        parameters = {"ipaddressid": address, **_parameters(rule, sources)}
+        plan.creates.append((_key(address, rule), "createFirewallRule", parameters))
 
 
-def _converge(run: Run, step: str, target: Target) -> None:
-    """Make the target's rules what they should be. Raises what CloudStack says when three rounds do not do it."""
-    for attempt in range(_ROUNDS):
-
-        def plan() -> dict[str, Any]:
-            actual = target.read()
-            wanted = target.wanted()
-            return {
-                "add": [[*vars(rule).values(), sources] for rule, sources in _merged(wanted - actual.keys())],
-                "remove": sorted({actual[rule] for rule in actual.keys() - wanted}),
-            }
-
-        changes = run.step(f"{step}/{attempt}/plan", plan)
-        if not changes["add"] and not changes["remove"]:
-            return
-        command, base = target.add
-        calls: list[tuple[str, str, dict[str, str]]] = [
-            (f"{step}/{attempt}/remove/{identity}", target.remove, {"id": identity}) for identity in changes["remove"]
-        ]
-        _apply(run, f"{step}/{attempt}/remove", calls, attempt)
-        calls = []
-        for protocol, start, end, source, sources in changes["add"]:
-            rule = Rule(protocol, start, end, source)
-            name = f"{step}/{attempt}/add/{_key(protocol, start, end, sources)}"
-            calls.append((name, command, {**base, **_parameters(rule, sources)}))
-        _apply(run, f"{step}/{attempt}/add", calls, attempt)
+def _key(target: str, rule: Rule) -> str:
+    return f"{target}/{rule.protocol}/{rule.start}/{rule.end}"
 
 
-def _apply(run: Run, step: str, calls: list[tuple[str, str, dict[str, str]]], attempt: int) -> None:
-    if not calls:
+def converge(run: Run, step: str, plan: Callable[[Scope], Plan]) -> dict[str, Any]:
+    """Plan and apply until nothing is left; returns the first plan. Raises CloudStackError after three vain rounds."""
+    first: dict[str, Any] = {}
+    for attempt in range(1, _ROUNDS + 1):
+        todo = run.look(f"{step}/{attempt}", lambda scope: asdict(plan(scope)))
+        first = first or todo
+        if not todo["deletes"] and not todo["creates"]:
+            break
+        try:
+            for part in ("deletes", "creates"):
+                _apply(run, f"{step}/{attempt}/{part}", todo[part])
+        except CloudStackError as error:
+            if error.code not in _OVERTAKEN or attempt == _ROUNDS:
+                raise
+    if first["missed"]:
+        rules = ", ".join(f"'{name}'" for name in sorted(set(first["missed"])))
+        run.warn("NOT_APPLIED", f"These rules do not reach instances that were not created here: {rules}.")
+    return first
+
+
+def _apply(run: Run, step: str, calls: Sequence[tuple[str, str, dict[str, str]]]) -> None:
+    for start in range(0, len(calls), _AT_ONCE):
+        some = [(f"{step}/{key}", command, parameters) for key, command, parameters in calls[start : start + _AT_ONCE]]
+        run.jobs(f"{step}/{start}", some)
+
+
+# Plans
+
+
+def _plan(scope: Scope, network: str, members: Sequence[Row], cause: Cause) -> Plan:
+    """All that a cause changes in the CloudStack networks behind a GCE network."""
+    plan = Plan()
+    grouped = [row for row in members if _has_groups(scope, row)]
+    if grouped:
+        _plan_groups(scope, plan, network, grouped, cause)
+    if not cause.sources:
+        for row in members:
+            if row not in grouped and not row.get("vpcid"):
+                _plan_addresses(scope, plan, network, row, cause)
+    return plan
+
+
+def _has_groups(scope: Scope, network: Row) -> bool:
+    zone = zones.by_id(scope, network["zoneid"])
+    return zone is not None and zone.security_groups
+
+
+def _plan_groups(scope: Scope, plan: Plan, network: str, members: Sequence[Row], cause: Cause) -> None:
+    if cause.rule is None and not any(_by_tag(rule, cause) for rule in intents(scope, network)):
         return
-    try:
-        run.jobs(step, calls)
-    except CloudStackError as error:
-        if error.code not in _TOLERATED or attempt == _ROUNDS - 1:
-            raise
+    by_instance = cause.rule is None or bool(cause.rule.targetTags)
+    question = {} if by_instance else {"securitygroupname": network_group(network)}
+    groups = {row["id"]: row for row in _rows(scope.client.read_all("listSecurityGroups", **question))}
+    rules = intents(scope, network)
+    changed = [cause.rule] if cause.rule else [rule for rule in rules if rule.sourceTags]
+    shared = [rule for rule in rules if not rule.targetTags]
+    targeted = [rule for rule in rules if rule.targetTags]
+    needed = by_instance or any(rule.sourceTags for rule in shared)
+    machines = _machines(scope, members, cause) if needed else []
+    if any(not rule.targetTags for rule in changed):
+        for row in groups.values():
+            if _same_name(row, network_group(network)):
+                _plan_group(plan, row, group_rules(shared, machines))
+    for machine in machines:
+        own = [rule for rule in targeted if applies(rule, machine.tags)]
+        if machine.id != cause.machine and not any(rule.targetTags and applies(rule, machine.tags) for rule in changed):
+            continue
+        if own and not machine.groups:
+            plan.missed += [rule.name for rule in own]
+        for group in machine.groups:
+            if group in groups:
+                _plan_group(plan, groups.pop(group), group_rules(own, machines))
 
 
-def _group_target(run: Run, group: str, wanted: Callable[[], set[Rule]]) -> Target:
-    def read() -> dict[Rule, str]:
-        rows = run.client().read("listSecurityGroups", id=group).items
-        return _actual_group(rows[0]) if rows else {}
-
-    add = ("authorizeSecurityGroupIngress", {"securitygroupid": group})
-    return Target(group, read, wanted, add, "revokeSecurityGroupIngress")
+def _by_tag(rule: pb.Firewall, cause: Cause) -> bool:
+    return bool(rule.sourceTags or (rule.targetTags and not cause.sources))
 
 
-def _address_target(run: Run, address: str, wanted: Callable[[], set[Rule]]) -> Target:
-    def read() -> dict[Rule, str]:
-        answers = run.client().read_all("listFirewallRules", ipaddressid=address)
-        return _actual_address(row for answer in answers for row in answer.items)
-
-    return Target(address, read, wanted, ("createFirewallRule", {"ipaddressid": address}), "deleteFirewallRule")
+def _plan_addresses(scope: Scope, plan: Plan, network: str, member: Row, cause: Cause) -> None:
+    """The public addresses of an isolated network with static NAT."""
+    if cause.rule is not None and not cause.rule.sourceRanges:
+        return
+    addresses, firewalls = scope.client.read_all_many(
+        [
+            ("listPublicIpAddresses", {"associatednetworkid": member["id"], "isstaticnat": "true"}),
+            ("listFirewallRules", {"networkid": member["id"]}),
+        ]
+    )
+    led = [row for row in _rows(addresses) if row.get("isstaticnat") and row.get("virtualmachineid")]
+    if cause.machine:
+        led = [row for row in led if row["virtualmachineid"] == cause.machine]
+    rules = intents(scope, network)
+    tags: dict[str, Iterable[str]] = {cause.machine: cause.tags}
+    if led and not cause.machine and any(rule.targetTags for rule in (*rules, *((cause.rule,) if cause.rule else ()))):
+        tags |= {machine.id: machine.tags for machine in _machines(scope, [member], cause)}
+    for row in led:
+        have = tags.get(row["virtualmachineid"], ())
+        if cause.rule is None or applies(cause.rule, have):
+            wanted = address_rules(rule for rule in rules if applies(rule, have))
+            there = [rule for rule in _rows(firewalls) if rule.get("ipaddressid") == row["id"]]
+            _plan_address(plan, row["id"], there, wanted)
 
 
 # Groups
@@ -213,99 +356,39 @@ def network_group(network: str) -> str:
     return f"gce-{network}"
 
 
-def instance_group(name: str) -> str:
-    return f"gce-vm-{name}"
+def instance_group(scope: Scope, zone: Zone, name: str) -> str:
+    """Groups have no zone. Where several zones have groups, two instances may have the same name."""
+    several = sum(other.security_groups for other in zones.all_zones(scope)) > 1
+    return f"gce-vm-{name}.{zone.id[:8]}" if several else f"gce-vm-{name}"
 
 
 def is_ours(group: str) -> bool:
-    return group.startswith("gce-")
+    return group.lower().startswith("gce-")
 
 
-def _ensure_group(run: Run, step: str, name: str, description: str) -> str:
-    """Id of the group, made if it is not there; somebody else may make it at the same moment."""
-
-    def work() -> str:
-        client = run.client()
-        for attempt in range(2):
-            rows = client.read("listSecurityGroups", securitygroupname=name).items
-            if rows:
-                return str(rows[0]["id"])
-            try:
-                return str(client.write("createSecurityGroup", name=name, description=description).one()["id"])
-            except CloudStackError as error:
-                if error.code != 431 or attempt:
-                    raise
-        raise AssertionError
-
-    return run.step(f"{step}/{name}", work)
+def _is_instance_group(name: str) -> bool:
+    return name.lower().startswith("gce-vm-")
 
 
-def _find_group(run: Run, step: str, name: str) -> str | None:
-    rows = run.read(f"{step}/{name}", "listSecurityGroups", securitygroupname=name)
-    return str(rows[0]["id"]) if rows else None
+def _same_name(row: Row, name: str) -> bool:
+    """CloudStack ignores case in names of groups (recordings, Surprises 58)."""
+    return str(row["name"]).lower() == name.lower()
 
 
-def _machines(scope: Scope, zone_ids: Iterable[str]) -> list[Row]:
-    """The machines of some zones, with what the rules need of them."""
-    rows = []
-    for zone_id in zone_ids:
-        for answer in scope.client.read_all("listVirtualMachines", zoneid=zone_id, details="nics,min"):
-            rows += [row for row in answer.items if row.get("state") not in ("Destroyed", "Expunging")]
-    return rows
-
-
-def tags_of(row: Row) -> list[str]:
-    found = kept.unpack(row.get("details") or {}, kept.TAGS, [])
-    return [str(tag) for tag in found] if isinstance(found, list) else []
-
-
-def _tagged(
-    run: Run, zone: Zone, extra: tuple[str, Sequence[str]] | None = None
-) -> Callable[[Iterable[str]], list[str]]:
-    """Addresses of the zone's instances by tag; `extra` is (machine id, tags) for one whose tags are just changing."""
-
-    def find(tags: Iterable[str]) -> list[str]:
-        wanted = set(tags)
-        if not wanted:
-            return []
-        scope = run.scope
-        scope.client = run.client()
-        found = []
-        for row in _machines(scope, [zone.id]):
-            have = extra[1] if extra and row["id"] == extra[0] else tags_of(row)
-            if wanted & set(have):
-                found += [nic["ipaddress"] for nic in row.get("nic", []) if _is_v4(nic.get("ipaddress", ""))]
-        return sorted(found)
-
-    return find
-
-
-def _is_v4(text: str) -> bool:
+def _ensure_group(scope: Scope, rows: Sequence[Row], name: str, description: str) -> Row:
+    """The row of the group, made if it is not among these; somebody else may make it at the same moment."""
+    found = next((row for row in rows if _same_name(row, name)), None)
+    if found is not None:
+        return found
     try:
-        return ipaddress.ip_address(text).version == 4
-    except ValueError:
-        return False
-
-
-def _network_wanted(run: Run, zone: Zone, network: str) -> Callable[[], set[Rule]]:
-    tagged = _tagged(run, zone)
-    return lambda: _union(group_rules(rule, tagged) for rule in intents(run.scope, network) if not rule.targetTags)
-
-
-def _instance_wanted(
-    run: Run, zone: Zone, network: str, tags: Sequence[str], extra: tuple[str, Sequence[str]] | None = None
-) -> Callable[[], set[Rule]]:
-    tagged = _tagged(run, zone, extra)
-    return lambda: _union(
-        group_rules(rule, tagged) for rule in intents(run.scope, network) if rule.targetTags and applies(rule, tags)
-    )
-
-
-def _union(sets: Iterable[set[Rule]]) -> set[Rule]:
-    found: set[Rule] = set()
-    for one in sets:
-        found |= one
-    return found
+        return scope.client.write("createSecurityGroup", name=name, description=description).one()
+    except CloudStackError as error:
+        if error.code != 431:
+            raise
+        rows = scope.client.read("listSecurityGroups", securitygroupname=name).items
+        if not rows:
+            raise
+        return rows[0]
 
 
 # For instances
@@ -313,50 +396,90 @@ def _union(sets: Iterable[set[Rule]]) -> set[Rule]:
 
 def groups_for_deploy(run: Run, zone: Zone, network: Row, name: str, tags: list[str]) -> list[str]:
     """Ids of the groups that a new instance gets, with their rules already in place."""
-    shown = networks.name_of(run.scope, network["id"], network.get("name", ""))
-    common = _ensure_group(run, "group", network_group(shown), f"Rules of network {shown}")
-    own = _ensure_group(run, "group", instance_group(name), f"Rules of instance {name}")
-    _converge(run, "network-group", _group_target(run, common, _network_wanted(run, zone, shown)))
-    _converge(run, "instance-group", _group_target(run, own, _instance_wanted(run, zone, shown, tags)))
-    return [common, own]
+
+    def plan(scope: Scope) -> Plan:
+        shown = networks.name_of(scope, network["id"], network.get("name", ""))
+        names = (network_group(shown), instance_group(scope, zone, name))
+        answers = scope.client.read_many([("listSecurityGroups", {"securitygroupname": group}) for group in names])
+        descriptions = (f"Rules of network {shown}", f"Rules of instance {name}")
+        groups = [
+            _ensure_group(scope, answer.items, group, description)
+            for answer, group, description in zip(answers, names, descriptions, strict=True)
+        ]
+        rules = [rule for rule in intents(scope, shown) if applies(rule, tags)]
+        machines = []
+        if any(rule.sourceTags for rule in rules):
+            machines = _machines(scope, [row for row in _members(scope, shown) if _has_groups(scope, row)], Cause())
+        found = Plan(groups=[str(group["id"]) for group in groups])
+        _plan_group(found, groups[0], group_rules([rule for rule in rules if not rule.targetTags], machines))
+        _plan_group(found, groups[1], group_rules([rule for rule in rules if rule.targetTags], machines))
+        return found
+
+    return list(converge(run, "groups", plan)["groups"])
 
 
 def refresh_instance(run: Run, step: str, zone: Zone, row: Row, tags: Sequence[str]) -> None:
-    """After an instance got its address or other tags: its own rules, and those of others that name its tags as source."""
-    shown = _network_of(run.scope, row)
-    if not zone.security_groups:
-        _refresh_addresses(run, step, shown, [(row["id"], tags)])
-        return
-    group = _find_group(run, step, instance_group(row["name"]))
-    if group:
-        wanted = _instance_wanted(run, zone, shown, tags, (row["id"], tags))
-        _converge(run, f"{step}/own", _group_target(run, group, wanted))
-    # Who is a source of the network's rules may have changed too.
-    for rule in intents(run.scope, shown):
-        if rule.sourceTags:
-            _refresh_zone(run, f"{step}/{rule.name}", zone, shown, rule)
+    """After an instance was made, got an address or other tags: its rules, and those that have its tags as sources.
+
+    Costs nothing in a zone with security groups where no rule has tags.
+    """
+    cause = Cause(machine=row["id"], tags=tuple(tags))
+
+    def plan(scope: Scope) -> Plan:
+        found = Plan()
+        ids = {nic["networkid"]: nic.get("networkname", "") for nic in row.get("nic", ()) if nic.get("networkid")}
+        shown = {networks.name_of(scope, identity, name) for identity, name in ids.items()}
+        for network in sorted(shown):
+            members = _members(scope, network)
+            # A group's sources may be in all zones of the network, an address belongs to one.
+            members = [member for member in members if zone.security_groups or member["id"] in ids]
+            members = [member for member in members if _has_groups(scope, member) == zone.security_groups]
+            part = _plan(scope, network, members, cause)
+            found.deletes += part.deletes
+            found.creates += part.creates
+            found.missed += part.missed
+        return found
+
+    converge(run, step, plan)
 
 
 def release_instance(run: Run, zone: Zone, name: str) -> None:
-    """The instance is gone: so is its group. One that CloudStack still counts as used stays until it is expunged."""
-    group = _find_group(run, "release", instance_group(name))
-    if group is None:
+    """The instance is gone: so are its group and its addresses in the rules that have its tags as sources.
+
+    A group that CloudStack still counts as used stays until a new instance has the name.
+    """
+    if not zone.security_groups:
         return
 
-    def work() -> None:
-        try:
-            run.client().write("deleteSecurityGroup", id=group)
-        except CloudStackError as error:
-            if error.code not in (431, 536):
-                raise
+    def delete(scope: Scope) -> None:
+        for group in sorted({f"gce-vm-{name}", instance_group(scope, zone, name)}):
+            try:
+                scope.client.write("deleteSecurityGroup", name=group)
+            except CloudStackError as error:
+                if error.code not in (431, 536):
+                    raise
 
-    run.step("release-group", work)
+    def plan(scope: Scope) -> Plan:
+        found = Plan()
+        here = [row for row in networks.index(scope).rows if row["zoneid"] == zone.id]
+        for network in sorted({networks.name_of(scope, row["id"], row["name"]) for row in here}):
+            part = _plan(scope, network, _members(scope, network), Cause(sources=True))
+            found.deletes += part.deletes
+            found.creates += part.creates
+        return found
+
+    run.look("release-group", delete)
+    converge(run, "release-sources", plan)
 
 
-def _network_of(scope: Scope, row: Row) -> str:
-    nics = row.get("nic") or [{}]
-    nic = next((nic for nic in nics if nic.get("isdefault")), nics[0])
-    return networks.name_of(scope, nic.get("networkid", ""), nic.get("networkname", ""))
+def _members(scope: Scope, network: str) -> list[Row]:
+    """The CloudStack networks behind a GCE network; none when it is gone."""
+    try:
+        return networks.members(scope, network)
+    except ApiError as error:
+        if error.code != 404:
+            raise
+        return []
 
 
 # For rules
@@ -364,53 +487,5 @@ def _network_of(scope: Scope, row: Row) -> str:
 
 def refresh_network(run: Run, step: str, network: str, rule: pb.Firewall) -> None:
     """After a rule came or went: the groups and addresses that it concerns."""
-    for row in networks.members(run.scope, network):
-        zone = zones.by_id(run.scope, row["zoneid"])
-        if zone is None:
-            continue
-        if zone.security_groups:
-            _refresh_zone(run, f"{step}/{zone.name}", zone, network, rule)
-        else:
-            machines = run.step(f"{step}/{zone.name}/machines", lambda row=row: _in_network(run, row))
-            concerned = [(identity, tags) for identity, tags in machines if applies(rule, tags)]
-            _refresh_addresses(run, f"{step}/{zone.name}", network, concerned)
-
-
-def _refresh_zone(run: Run, step: str, zone: Zone, network: str, rule: pb.Firewall) -> None:
-    """Groups of one zone with security groups."""
-    if not rule.targetTags:
-        group = _ensure_group(run, f"{step}/group", network_group(network), f"Rules of network {network}")
-        _converge(run, f"{step}/common", _group_target(run, group, _network_wanted(run, zone, network)))
-        return
-
-    def find() -> list[list[Any]]:
-        run.scope.client = run.client()
-        rows = _machines(run.scope, [zone.id])
-        return [[row["name"], tags_of(row)] for row in rows if applies(rule, tags_of(row))]
-
-    for name, tags in run.step(f"{step}/machines", find):
-        group_ = _find_group(run, f"{step}/find", instance_group(name))
-        if group_:
-            _converge(run, f"{step}/{name}", _group_target(run, group_, _instance_wanted(run, zone, network, tags)))
-
-
-def _in_network(run: Run, network: Row) -> list[tuple[str, list[str]]]:
-    """(id, tags) of the machines in an isolated network."""
-    answers = run.client().read_all("listVirtualMachines", networkid=network["id"], details="min")
-    return [(row["id"], tags_of(row)) for answer in answers for row in answer.items]
-
-
-def _refresh_addresses(run: Run, step: str, network: str, machines: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Rules of the public addresses that have static NAT to these machines."""
-    if not machines:
-        return
-    rows = run.read(f"{step}/addresses", "listPublicIpAddresses", isstaticnat="true")
-    by_machine = {row.get("virtualmachineid"): row["id"] for row in rows}
-    for identity, tags in machines:
-        address = by_machine.get(identity)
-        if address:
-
-            def wanted(tags: Sequence[str] = tags) -> set[Rule]:
-                return _union(address_rules(rule) for rule in intents(run.scope, network) if applies(rule, tags))
-
-            _converge(run, f"{step}/{address}", _address_target(run, address, wanted))
+    if opens(rule):
+        converge(run, step, lambda scope: _plan(scope, network, _members(scope, network), Cause(rule=rule)))

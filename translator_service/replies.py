@@ -27,7 +27,7 @@ class Replies:
         if known is not None:
             return known
         encoded = build().SerializeToString()
-        if len(encoded) <= _LARGEST:
+        if len(encoded) <= min(_LARGEST, self._cache.maxsize):
             with self._lock:
                 self._cache[key] = encoded
         return encoded

@@ -6,14 +6,17 @@ Plain functions over SQLAlchemy Core; SQLite by default, PostgreSQL for replicas
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from cachetools import LRUCache
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import QueuePool
+
+_RUNNING_SECONDS = 0.5
 
 metadata = sa.MetaData()
 
@@ -77,9 +80,13 @@ class Duplicate(Exception):
     """The row exists already."""
 
 
-@dataclass
 class Store:
-    engine: sa.Engine
+    def __init__(self, engine: sa.Engine):
+        self.engine = engine
+        # What `running` answered: owner -> (state of _changes, when, rows). Any change of ours makes it stale at once.
+        self._changes = 0
+        self._running: LRUCache[str, tuple[int, float, list[tuple[str, str]]]] = LRUCache(10_000)
+        self._lock = threading.Lock()
 
     # Operations
 
@@ -90,6 +97,7 @@ class Store:
                 connection.execute(operations.insert().values(**values))
         except IntegrityError:
             raise Duplicate(values["name"]) from None
+        self._changes += 1
 
     def operation(self, owner: str, name: str) -> sa.RowMapping | None:
         query = operations.select().where(operations.c.name == name, operations.c.owner == owner)
@@ -109,12 +117,20 @@ class Store:
         return self._all(query.order_by(operations.c.sequence))
 
     def running(self, owner: str) -> list[tuple[str, str]]:
-        """(target, type) of operations that are not done."""
+        """(target, type) of operations that are not done; those of other translators at most half a second late."""
+        with self._lock:
+            known = self._running.get(owner)
+        if known is not None and known[0] == self._changes and time.monotonic() - known[1] < _RUNNING_SECONDS:
+            return known[2]
+        changes = self._changes
         query = sa.select(operations.c.target, operations.c.type).where(
             operations.c.owner == owner, operations.c.status != "DONE"
         )
         with self.engine.connect() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
+            rows = [(row[0], row[1]) for row in connection.execute(query)]
+        with self._lock:
+            self._running[owner] = (changes, time.monotonic(), rows)
+        return rows
 
     def unstarted(self, before: float) -> list[str]:
         """Names of operations that no translator has begun."""
@@ -137,6 +153,7 @@ class Store:
     def update_operation(self, name: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(operations.update().where(operations.c.name == name).values(**values))
+        self._changes += 1
 
     def begin_execution(self, name: str) -> int:
         """Count one more execution of the operation and return the count."""

@@ -53,9 +53,9 @@ def user_data(metadata: dict[str, str], common: dict[str, str]) -> str:
     if text := merged.get("user-data"):
         content = text.encode()
     else:
-        if metadata.get("block-project-ssh-keys", "").lower() != "true":
-            merged["sshKeys"] = "\n".join(filter(None, (metadata.get("sshKeys"), common.get("sshKeys"))))
-            merged["ssh-keys"] = "\n".join(filter(None, (metadata.get("ssh-keys"), common.get("ssh-keys"))))
+        blocked = metadata.get("block-project-ssh-keys", "").lower() == "true"
+        for key in _KEYS:
+            merged[key] = "\n".join((metadata.get(key, ""), "" if blocked else common.get(key, "")))
         content = _cloud_config(ssh_keys(merged), merged.get("startup-script", ""))
     encoded = base64.b64encode(content).decode()
     if len(encoded) > LIMIT:

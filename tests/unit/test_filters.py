@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from gstack.compute.v1.firewalls_pb2 import Firewall
@@ -306,15 +306,42 @@ def test_and_and_or_are_intersection_and_union(left: str, right: str) -> None:
     st.text(max_size=60)
     | st.lists(
         st.sampled_from(
-            ["name", "id", "labels.", "labels.a:b", "eq", "ne", "AND", "OR", "NOT", "-", "(", ")", "=", ":", "<", "=~"]
-            + ['"', "'", "*", "\\", "[", "{9}", "(?", "+", "a", "2026-01-01", "creationTimestamp"]
+            [
+                "name",
+                "id",
+                "labels.",
+                "labels.a:b",
+                "eq",
+                "ne",
+                "AND",
+                "OR",
+                "NOT",
+                "-",
+                "(",
+                ")",
+                "=",
+                ":",
+                "<",
+                "=~",
+                '"',
+                "'",
+                "*",
+                "\\",
+                "[",
+                "{9}",
+                "(?",
+                "+",
+                "a",
+                "2026-01-01",
+                "creationTimestamp",
+            ]
         ),
         max_size=12,
     ).map(" ".join)
     | st.builds(
         lambda name, operator, text: f"{name} {operator} {text}",
         fields,
-        st.sampled_from("= eq < : =~".split()),
+        st.sampled_from(["=", "eq", "<", ":", "=~"]),
         st.text(),
     )
 )
@@ -354,6 +381,7 @@ patterns = st.recursive(
 @given(patterns, st.text("ab-0.\n_", max_size=8), st.sampled_from(["", "(?i)"]))
 @settings(max_examples=200)
 def test_patterns_mean_what_re_means(pattern: str, text: str, flags: str) -> None:
+    assume(text or r"\B" not in pattern)  # of an empty text, `re` says neither \b nor \B, against RE2
     own = _Automaton(import_module("re._parser").parse(flags + pattern))
     text = text.upper() if flags else text
     assert own.fullmatch(text) == (re.fullmatch(flags + pattern, text) is not None)

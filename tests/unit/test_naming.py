@@ -140,7 +140,7 @@ def test_names_are_unique_and_every_row_is_found(rows: list[Row], naming) -> Non
     assert len(index) == len(rows)
     shown = {one["id"]: index.name(one["id"]) for one in rows}
     assert len(set(shown.values())) == len(rows)
-    assert dict((one["id"], name) for name, one in index) == shown
+    assert {one["id"]: name for name, one in index} == shown
     for one in rows:
         assert index.find(shown[one["id"]]) is one
         assert index.find(one["id"]) is one

@@ -1,68 +1,326 @@
+"""From paths to methods, from requests to messages, and the steps of a request up to the call."""
+
 from __future__ import annotations
 
-import re
+import json
+from typing import Any
 
+import grpc
 import pytest
 
-from gstack.compute.v1 import routes_pb2 as pb
+from gateway.api import Api, Request, is_gcutil
+from gateway.routes import Router
+from gateway.tokens import Principal
+from gstack.compute.v1.instances_pb2 import Instance, InstanceList
+from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
-from tests.conftest import Cloud, recorded_rows
-from tests.unit.made import ask, network
-from translator_service.resources import routes
-from translator_service.scope import Scope
+from gstack.kernel.settings import Settings
 
-PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
-ROW = recorded_rows("a-catalog", "listNetworks")[0]
+ROUTER = Router()
+READ = frozenset(("https://www.googleapis.com/auth/compute.readonly",))
 
 
-def listed(scope: Scope, expression: str = "") -> list[pb.Route]:
-    return list(ask(scope, "Routes.List", pb.ListRoutesRequest(project="demo", filter=expression)).items)
+class Failure(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, metadata: tuple = ()):
+        self._code, self._metadata = code, metadata
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def trailing_metadata(self) -> tuple:
+        return self._metadata
 
 
-def test_default_route(scope: Scope) -> None:
-    found = routes.default_route(scope, "net-a", ROW)
-    assert re.fullmatch("default-route-[0-9a-f]{8}", found.name)
-    assert (found.destRange, found.priority, found.routeType) == ("0.0.0.0/0", 1000, "STATIC")
-    assert found.nextHopGateway == f"{PROJECT}/global/gateways/default-internet-gateway"
-    assert not found.nextHopNetwork
-    assert found.network == f"{PROJECT}/global/networks/net-a"
-    assert found.selfLink == f"{PROJECT}/global/routes/{found.name}"
-    assert found.creationTimestamp == "2026-11-22T23:24:26.000+00:00"
+class Translator:
+    """A channel that answers every call with `reply`, or raises it."""
+
+    def __init__(self) -> None:
+        self.reply: bytes | Exception = b""
+        self.calls: list[tuple[str, bytes, dict[str, Any]]] = []
+
+    def unary_unary(self, rpc: str, **_: Any):
+        def call(request: bytes, timeout: float, metadata: tuple) -> bytes:
+            self.calls.append((rpc, request, dict(metadata)))
+            if isinstance(self.reply, Exception):
+                raise self.reply
+            return self.reply
+
+        return call
 
 
-def test_subnet_route(scope: Scope) -> None:
-    found = routes.subnet_route(scope, "net-a", ROW)
-    assert found.name != routes.default_route(scope, "net-a", ROW).name
-    assert found.HasField("priority") and found.priority == 0
-    assert (found.destRange, found.routeType) == ("10.1.1.0/24", "SUBNET")
-    assert found.nextHopNetwork == f"{PROJECT}/global/networks/net-a"
-    assert not found.nextHopGateway
+class Known:
+    """Every bearer token is good; its text names the scopes."""
+
+    scopes: frozenset[str] = frozenset()
+
+    def principal(self, authorization: str) -> Principal:
+        if not authorization:
+            raise ApiError(401, "no token", "required")
+        return Principal("ian@example.org", b"sealed", self.scopes, 0.0)
 
 
-def test_list_is_stable(scope: Scope, simulated: Cloud) -> None:
-    found = listed(scope)
-    assert sorted(route.destRange for route in found) == ["0.0.0.0/0", "0.0.0.0/0", "10.1.1.0/24", "10.147.0.0/16"]
-    assert len({route.name for route in found}) == len({route.id for route in found}) == 4
-    assert listed(scope) == found
-    assert simulated.calls == {"listNetworks": 1, "listZones": 1}
+@pytest.fixture
+def translator() -> Translator:
+    return Translator()
 
 
-def test_one_default_route_for_a_network_of_several_zones(scope: Scope) -> None:
-    network(scope, "default")
-    found = listed(scope, f'network="{PROJECT}/global/networks/default"')
-    assert sorted(route.priority for route in found) == [0, 0, 1000]
+@pytest.fixture
+def api(translator: Translator) -> Api:
+    return Api(Settings(max_body=1000), translator, Known())
 
 
-def test_filter_of_clients(scope: Scope) -> None:
-    link = f"{PROJECT}/global/networks/net-a"
-    found = listed(scope, f'(network="{link}") AND (destRange="0.0.0.0/0")')
-    assert [(route.network, route.priority) for route in found] == [(link, 1000)]
+def request(method: str, path: str, query: str = "", body: bytes = b"", **headers: str) -> Request:
+    named = {"authorization": "Bearer t"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return Request(method, path, query, named, body, base="http://gw:5000")
 
 
-def test_get(scope: Scope) -> None:
-    for route in listed(scope):
-        assert ask(scope, "Routes.Get", pb.GetRouteRequest(project="demo", route=route.name)) == route
-        assert ask(scope, "Routes.Get", pb.GetRouteRequest(project="demo", route=str(route.id))) == route
-    with pytest.raises(ApiError) as error:
-        ask(scope, "Routes.Get", pb.GetRouteRequest(project="demo", route="nope"))
-    assert error.value.message == "The resource 'projects/demo/global/routes/nope' was not found"
+def find(verb: str, path: str) -> tuple[str, dict[str, str]]:
+    route, parameters = ROUTER.find(verb, path)
+    return route.id, parameters
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "method", "parameters"),
+    [
+        ("GET", "projects/p/zones/z/instances/i", "instances.get", {"project": "p", "zone": "z", "instance": "i"}),
+        ("GET", "projects/p/zones/z/instances", "instances.list", {"project": "p", "zone": "z"}),
+        ("GET", "projects/p/zones/z/instances/", "instances.list", {"project": "p", "zone": "z"}),
+        ("GET", "/projects//p/zones/z//instances", "instances.list", {"project": "p", "zone": "z"}),
+        ("POST", "projects/p/zones/z/instances", "instances.insert", {"project": "p", "zone": "z"}),
+        ("DELETE", "projects/p/zones/z/instances/i", "instances.delete", None),
+        ("GET", "projects/p/aggregated/instances", "instances.aggregatedList", {"project": "p"}),
+        ("GET", "projects/p", "projects.get", {"project": "p"}),
+        ("GET", "projects/ian@example.org/zones", "zones.list", {"project": "ian@example.org"}),
+        ("GET", "projects/ian%40example.org/zones", "zones.list", {"project": "ian@example.org"}),
+        ("GET", "projects/p/global/images/My%20Image", "images.get", {"project": "p", "image": "My Image"}),
+        ("GET", "projects/p/global/images/My%2520Image", "images.get", {"project": "p", "image": "My Image"}),
+        ("GET", "projects/p/global/images/My Image", "images.get", {"project": "p", "image": "My Image"}),
+        ("GET", "projects/p/global/images/z%C3%BCrich", "images.get", {"project": "p", "image": "zürich"}),
+        ("GET", "projects/p/global/images/family/f", "images.getFromFamily", {"project": "p", "family": "f"}),
+        ("GET", "projects/p/global/images/family", "images.get", {"project": "p", "image": "family"}),
+        ("POST", "projects/p/zones/z/operations/o/wait", "zoneOperations.wait", None),
+        ("GET", "projects/p/global/operations/o", "globalOperations.get", None),
+    ],
+)
+def test_paths(verb: str, path: str, method: str, parameters: dict[str, str] | None) -> None:
+    found, values = find(verb, path)
+    assert found == f"compute.{method}"
+    assert parameters is None or values == parameters
+
+
+def test_every_method_of_the_protos_has_its_route() -> None:
+    assert {route.id for route in ROUTER.routes} == {
+        method_id(one) for service in services() for one in service.methods
+    }
+    for route in ROUTER.routes:
+        path = "/".join(f"a-{part.strip('{}')}" if "{" in part else part for part in _template(route).split("/"))
+        found, values = ROUTER.find(route.verb, path)
+        assert found is route
+        assert values == {name: f"a-{name}" for name in values}
+
+
+def _template(route: Any) -> str:
+    from gstack.kernel.contract import http_rule
+
+    return http_rule(route.descriptor).path.removeprefix("/compute/v1/")
+
+
+def refused(verb: str, path: str) -> ApiError:
+    with pytest.raises(ApiError) as raised:
+        ROUTER.find(verb, path)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "name"),
+    [
+        ("GET", "projects/p/global/snapshots", "compute.snapshots.list"),
+        ("POST", "projects/p/zones/z/instances/i/setShieldedInstanceIntegrityPolicy", None),
+        ("GET", "projects/p/zones/z/instanceGroupManagers/m", "compute.instanceGroupManagers.get"),
+        (
+            "POST",
+            "projects/p/zones/z/instances/i/simulateMaintenanceEvent",
+            "compute.instances.simulateMaintenanceEvent",
+        ),
+    ],
+)
+def test_a_method_that_only_google_has_is_501_by_name(verb: str, path: str, name: str | None) -> None:
+    error = refused(verb, path)
+    if name is None:
+        assert error.code in (404, 405)
+        return
+    assert (error.code, error.reason) == (501, "notImplemented")
+    assert error.message == f"Method {name} is not implemented."
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "projects", "nosuch", "projects/p/nosuch", "projects/p/zones/z/nosuch/x", "projects/p/zones/z/instances/i/j"],
+)
+def test_a_path_that_google_does_not_have_is_404(path: str) -> None:
+    assert (refused("GET", path).code, refused("GET", path).reason) == (404, "notFound")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"), [("PUT", "projects/p/zones/z/instances"), ("POST", "projects/p"), ("BREW", "projects/p")]
+)
+def test_another_verb_is_405(verb: str, path: str) -> None:
+    assert (refused(verb, path).code, refused(verb, path).reason) == (405, "httpMethodNotAllowed")
+
+
+# Request messages
+
+
+def decode(route_id: str, query: list[tuple[str, str]] | None = None, body: bytes = b"") -> Any:
+    route = next(route for route in ROUTER.routes if route.id == f"compute.{route_id}")
+    return route.decode({"project": "p"}, query or [], body)
+
+
+def test_parameters_are_converted() -> None:
+    found = decode("instances.list", [("maxResults", "5"), ("filter", "name eq x"), ("returnPartialSuccess", "True")])
+    assert (found.project, found.maxResults, found.filter, found.returnPartialSuccess) == ("p", 5, "name eq x", True)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [("alt", "json"), ("$alt", "json"), ("prettyPrint", "true"), ("key", "x"), ("$.xgafv", "2"), ("quotaUser", "u")]
+    + [("unknown", ""), ("unknown", "False"), ("unknown", "0"), ("maxResults", ""), ("returnPartialSuccess", "")],
+)  # fmt: skip
+def test_parameters_that_change_nothing(query: tuple[str, str]) -> None:
+    assert decode("instances.list", [query]) == decode("instances.list")
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [(("colour", "red"), "colour"), (("maxResults", "many"), "maxResults"), (("maxResults", "-1"), "maxResults"),
+     (("returnPartialSuccess", "maybe"), "returnPartialSuccess"), (("project", "other"), "project")],
+)  # fmt: skip
+def test_parameters_that_are_refused(query: tuple[str, str], name: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        decode("instances.list", [query])
+    assert (raised.value.code, raised.value.location) == (400, name)
+
+
+def test_an_empty_body_is_an_absent_one() -> None:
+    assert not decode("instances.insert").HasField("resource")
+    assert decode("instances.insert", body=b"{}").HasField("resource")
+    assert decode("instances.insert", body=b'{"name": "i"}').resource == Instance(name="i")
+
+
+def test_a_body_where_none_belongs_is_looked_over() -> None:
+    assert decode("instances.start", body=b'"ignored"') == decode("instances.start")
+
+
+# The steps of a request
+
+LIST_PATH = "/compute/v1/projects/p/zones/z/instances"
+
+
+@pytest.mark.parametrize("version", ["v1", "beta", "alpha", "v1beta16"])
+def test_versions(api: Api, translator: Translator, version: str) -> None:
+    assert api.handle(request("GET", f"/compute/{version}/projects/p/zones/z/instances")).status == 200
+    assert translator.calls[0][0] == "/gstack.compute.v1.Instances/List"
+
+
+@pytest.mark.parametrize(
+    "path", ["/compute/v2/projects/p", "/compute/projects/p", "/compute/", "/compute/v1", "/compute/v1/"]
+)
+def test_other_versions_are_404_in_googles_envelope(api: Api, path: str) -> None:
+    response = api.handle(request("GET", path))
+    assert response.status == 404
+    assert json.loads(response.body)["error"]["errors"][0]["reason"] == "notFound"
+
+
+def test_double_slashes_and_a_bare_question_mark(api: Api) -> None:
+    assert api.handle(request("GET", "/compute/v1//projects/p//zones/z/instances/")).status == 200
+
+
+def test_the_call_carries_the_credential_and_the_link_base(api: Api, translator: Translator) -> None:
+    found = request("GET", LIST_PATH, "maxResults=2")
+    api.handle(found)
+    metadata = translator.calls[0][2]
+    assert metadata == {
+        "x-credential-bin": b"sealed",
+        "x-link-base": "https://www.googleapis.com",
+        "x-request-id": found.id,
+    }
+    api.handle(request("GET", LIST_PATH, user_agent="gcutil/1.16.1"))
+    assert translator.calls[1][2]["x-link-base"] == "http://gw:5000"
+    assert is_gcutil("Cloud SDK Command Line Tool") and not is_gcutil("google-cloud-sdk gcloud/528.0.0")
+
+
+def test_the_answer_is_masked_and_printed_as_asked(api: Api, translator: Translator) -> None:
+    translator.reply = InstanceList(kind="k", items=[Instance(name="a", zone="z")]).SerializeToString()
+    whole = api.handle(request("GET", LIST_PATH))
+    assert json.loads(whole.body) == {"kind": "k", "items": [{"name": "a", "zone": "z"}]}
+    assert whole.headers["Content-Type"] == "application/json; charset=UTF-8"
+    masked = api.handle(request("GET", LIST_PATH, "fields=items(name)&prettyPrint=false"))
+    assert masked.body == b'{"items":[{"name":"a"}]}\n'
+    assert api.handle(request("GET", LIST_PATH)).body == whole.body
+    assert api.handle(request("GET", LIST_PATH, "fields=items(")).status == 400
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000])
+def test_a_small_cache_is_no_fault(translator: Translator, size: int) -> None:
+    small = Api(Settings(reply_cache_bytes=size), translator, Known())
+    translator.reply = InstanceList(
+        items=[Instance(name=f"i-{n}-{hash(n * 7919)}") for n in range(200)]
+    ).SerializeToString()
+    response = small.handle(request("GET", LIST_PATH))
+    assert response.status == 200
+    assert small.compressed(response).headers["Content-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("incoming", "status", "reason"),
+    [
+        (request("GET", LIST_PATH, authorization=""), 401, "required"),
+        (request("GET", LIST_PATH, "alt=proto"), 400, "invalidParameter"),
+        (request("GET", LIST_PATH, "filter=%ff"), 400, "invalid"),
+        (request("GET", LIST_PATH + "/%ff"), 400, "invalid"),
+        (request("POST", LIST_PATH, body=b"{" + b" " * 2000 + b"}"), 413, "uploadTooLarge"),
+        (request("POST", LIST_PATH, body=b"{"), 400, "parseError"),
+        (request("POST", LIST_PATH, x_http_method_override="BREW"), 400, "invalid"),
+        (request("GET", "/compute/v1/projects/p/global/snapshots"), 501, "notImplemented"),
+    ],
+)
+def test_refusals(api: Api, incoming: Request, status: int, reason: str) -> None:
+    response = api.handle(incoming)
+    error = json.loads(response.body)["error"]
+    assert (response.status, error["code"], error["errors"][0]["reason"]) == (status, status, reason)
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    assert response.headers["X-Request-Id"] == incoming.id
+
+
+def test_a_long_query_comes_as_a_form_with_an_override(api: Api, translator: Translator) -> None:
+    form = "application/x-www-form-urlencoded"
+    response = api.handle(
+        request("POST", LIST_PATH, body=b"filter=name+eq+x", x_http_method_override="GET", content_type=form)
+    )
+    assert response.status == 200
+    assert translator.calls[0][0].endswith("/List")
+    assert b"name eq x" in translator.calls[0][1]
+
+
+def test_a_token_that_may_only_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Known, "scopes", READ)
+    assert api.handle(request("GET", LIST_PATH)).status == 200
+    response = api.handle(request("POST", LIST_PATH, body=b"{}"))
+    assert response.status == 403
+    assert json.loads(response.body)["error"]["errors"][0]["reason"] == "insufficientPermissions"
+
+
+def test_errors_of_a_service_pass_whole(api: Api, translator: Translator) -> None:
+    error = ApiError(429, "slow down", retry_after=7)
+    translator.reply = Failure(error.grpc_status(), (error.to_metadata(),))
+    response = api.handle(request("GET", LIST_PATH))
+    assert (response.status, response.headers["Retry-After"]) == (429, "7")
+    assert json.loads(response.body) == error.envelope()
+
+
+def test_what_nobody_foresaw_is_500_without_details(api: Api, translator: Translator) -> None:
+    translator.reply = RuntimeError("secret key abc")
+    incoming = request("GET", LIST_PATH)
+    response = api.handle(incoming)
+    assert response.status == 500
+    assert b"abc" not in response.body and incoming.id.encode() in response.body

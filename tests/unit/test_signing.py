@@ -15,7 +15,7 @@ from translator_service.cloudstack import signing as ours
 
 # (parameters, secret, digest): `printf %s STRING | openssl dgst -sha1 -hmac SECRET -binary | base64`.
 VECTORS = [
-    # apikey=key&command=createvolume&name=a%20b%2bc%7ed*e%5bf%5d%28g%29%21h%27i%40j%3ak%2cl%2fm%3dn%26o.p_q-r&response=json
+    # apikey=key&command=createvolume&name=a%20b%2bc%7ed*e%5bf%5d%28g%29%21h%27i%40j%3ak%2cl%2fm%3dn%26o.p_q-r&...
     (
         {
             "command": "createVolume",

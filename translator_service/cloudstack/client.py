@@ -30,7 +30,8 @@ log = structlog.get_logger()
 _EXPIRES = timedelta(minutes=10)
 # Longer ones go as POST: the server's limit for a request line with headers is 8 kB.
 _MAX_QUERY = 4000
-_BAD_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])|\\u(?![0-9a-fA-F]{4})')
+# Good escapes are matched too, so that the second half of `\\\\` is not taken for a beginning.
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 
 Call = tuple[str, dict[str, str]]
 
@@ -77,9 +78,9 @@ def parse(raw: bytes) -> dict[str, Any]:
         document = orjson.loads(raw)
     except ValueError:
         try:
-            text = _BAD_ESCAPE.sub(lambda match: "\\" + match[0], raw.decode("utf-8", "replace"))
+            text = _ESCAPE.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], raw.decode("utf-8", "replace"))
             document = json.loads(text, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unreachable("answer is not JSON") from None
     if not isinstance(document, dict):
         raise Unreachable("answer is not a JSON object")
@@ -93,7 +94,7 @@ class Endpoint:
         self,
         url: str,
         *,
-        connections: int = 64,
+        connections: int = 128,
         timeout: float = 60.0,
         ca: str | None = None,
         observe: Callable[[str, str, float], None] = lambda *_: None,

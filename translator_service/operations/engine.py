@@ -14,7 +14,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -88,6 +89,10 @@ class Run:
         """Any work whose result must be the same after a restart; it may run again if it was interrupted."""
         return DBOS.run_step({"name": step}, function)
 
+    def look(self, step: str, function: Callable[[Scope], T]) -> T:
+        """Any questions, and what follows. `function` gets a scope with a client of its own; it may run again."""
+        return self.step(step, lambda: _patiently(lambda: function(replace(self.scope, client=self.client()))))
+
     def read(self, step: str, command: str, /, **parameters: str) -> list[dict[str, Any]]:
         """All rows of a list command."""
 
@@ -122,6 +127,8 @@ class Run:
             if len(calls) == 1:
                 return [one(calls[0])]
             futures = [self.scope.environment.endpoint.pool.submit(one, call) for call in calls]
+            # One may fail: what the others do has to be over before anybody looks at the outcome.
+            wait_for(futures)
             return [future.result() for future in futures]
 
         return self.step(step, work)

@@ -27,5 +27,10 @@ def list_(scope: Scope, request: pb.ListAcceleratorTypesRequest) -> Message:
 @rpc("AcceleratorTypes.AggregatedList", differences="There are none.")
 def aggregated_list(scope: Scope, request: pb.AggregatedListAcceleratorTypesRequest) -> Message:
     return lists.aggregated(
-        scope, request, [], zones.scopes(scope), pb.AcceleratorTypeAggregatedList, "acceleratorTypes"
+        scope,
+        request,
+        [],
+        zones.scopes(scope, request.includeAllScopes),
+        pb.AcceleratorTypeAggregatedList,
+        "acceleratorTypes",
     )

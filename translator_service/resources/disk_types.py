@@ -1,7 +1,7 @@
 """Disk types: CloudStack disk offerings.
 
-Clients ask for `pd-standard` and `pd-ssd` without being told to. Unless the operator maps names, the first offering of a
-free size with "ssd" in its name is `pd-ssd`, the first other one of a free size `pd-standard`; all others keep their own.
+Clients ask for `pd-standard` and `pd-ssd` without being told to. Unless the operator maps names, the first offering of
+a free size with "ssd" in its name is `pd-ssd`, the first other one of a free size `pd-standard`; others keep their own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from gstack.compute.v1 import disk_types_pb2 as pb
 from gstack.kernel.errors import not_found
 from translator_service import lists
 from translator_service.catalog import Kind
-from translator_service.links import parse
-from translator_service.naming import Index, Row, number
+from translator_service.naming import Index, Row, number, slug
 from translator_service.operations.render import from_cloudstack
 from translator_service.resources import zones
 from translator_service.resources.machine_types import in_zone
@@ -25,7 +24,8 @@ from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 STANDARD, SSD = "pd-standard", "pd-ssd"
-# GCE's bounds, where CloudStack's own are only told as a setting (custom.diskoffering.size.min and .max).
+# Of an offering with a free size: CloudStack's bounds when custom.diskoffering.size.min and .max were not changed, and
+# what gcutil asks for when it is not told.
 _SIZES = "1GB-1024GB"
 _DEFAULT_GB = 500
 
@@ -49,11 +49,17 @@ def _index(scope: Scope, rows: Iterable[Row]) -> Index:
 
 def resolve(scope: Scope, zone: Zone, text: str, field: str) -> Row:
     """The disk offering that a request means. Raises 404."""
-    name = parse(text, field).name
-    row = scope.lookup(kind(scope), name)
+    name = zones.name_in(scope, zone, text, field, "diskTypes")
+    row = _by_slug(scope, name) or scope.lookup(kind(scope), name)
     if row is None or not in_zone(row, zone):
         raise not_found(scope.links.path(zone.path, "diskTypes", name))
     return row
+
+
+def _by_slug(scope: Scope, name: str) -> Row | None:
+    """The offering whose own name has this slug, when it is shown by another name and no other is shown by this one."""
+    index = scope.catalog(kind(scope)).index
+    return None if index.find(name) else next((row for _, row in index if slug(row["name"]) == name), None)
 
 
 def name_of(scope: Scope, offering_id: str | None) -> str:
@@ -107,6 +113,8 @@ def list_(scope: Scope, request: pb.ListDiskTypesRequest) -> Any:
 def aggregated_list(scope: Scope, request: pb.AggregatedListDiskTypesRequest) -> Any:
     def build() -> Message:
         pairs = [(zone.path, item) for zone in zones.all_zones(scope) for item in _in(scope, zone)]
-        return lists.aggregated(scope, request, pairs, zones.scopes(scope), pb.DiskTypeAggregatedList, "diskTypes")
+        return lists.aggregated(
+            scope, request, pairs, zones.scopes(scope, request.includeAllScopes), pb.DiskTypeAggregatedList, "diskTypes"
+        )
 
     return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)

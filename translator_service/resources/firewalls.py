@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,196 +18,230 @@ from gstack.compute.v1 import firewalls_pb2 as pb
 from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
 from translator_service import lists, naming, projection
 from translator_service.cloudstack.client import Answer
-from translator_service.cloudstack.errors import CloudStackError
+from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import Row, number
 from translator_service.operations import engine
 from translator_service.operations.engine import Run, handler
 from translator_service.operations.render import UNKNOWN_TIME, rfc3339
+from translator_service.projection import Plan
 from translator_service.resources import networks, zones
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 from translator_service.store import Duplicate
 
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-# Numbers of gcutil to names; GCE answers with names too.
-_PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "50": "esp", "51": "ah", "94": "ipip", "132": "sctp"}
+# gcutil sends numbers (facts/gce_cli.md); GCE answers with names.
+_PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
 _NAMES = ("tcp", "udp", "icmp", "esp", "ah", "ipip", "sctp", "all")
-_NUMBERS = {name: value for value, name in _PROTOCOLS.items()}
 _ISOLATED = ("tcp", "udp", "icmp", "all")
+_EVERYWHERE = "0.0.0.0/0"
+_DEFAULT_GROUP = "default"
 
 
 # Rules of a request
 
 
-def normalised(scope: Scope, wanted: pb.Firewall) -> tuple[pb.Firewall, str]:
-    """(the rule as kept, GCE name of its network). Raises 400 and 404 for what GCE refuses or no zone can do."""
+def normalised(scope: Scope, wanted: pb.Firewall) -> pb.Firewall:
+    """The rule as kept, with the GCE name of its network. Raises 400 and 404 for what GCE refuses or no zone can do."""
     naming.check_new_name(wanted.name)
     rule = pb.Firewall()
     rule.CopyFrom(wanted)
-    for field in ("kind", "id", "creationTimestamp", "selfLink"):
+    for field in ("kind", "id", "creationTimestamp", "selfLink", "logConfig"):
         rule.ClearField(field)  # type: ignore[arg-type]
     rule.direction = wanted.direction or "INGRESS"
+    if rule.direction not in ("INGRESS", "EGRESS"):
+        raise invalid("resource.direction", f"'{rule.direction}'. Must be INGRESS or EGRESS.")
     rule.disabled = wanted.disabled
     rule.priority = wanted.priority if wanted.HasField("priority") else 1000
     if not 0 <= rule.priority <= 65535:
-        raise invalid("resource.priority", f"'{rule.priority}'. Must be between 0 and 65535")
-    network = networks.resolve(scope, wanted.network or f"global/networks/{networks.DEFAULT}", "resource.network")
-    rule.network = network
-    if bool(wanted.allowed) == bool(wanted.denied):
-        raise (
-            required("resource.allowed")
-            if not wanted.allowed
-            else invalid("resource.denied", "Exactly one of allowed and denied must be specified.")
-        )
+        raise invalid("resource.priority", f"'{rule.priority}'. Values must be within the range: [0, 65535]")
+    network = wanted.network or f"global/networks/{networks.DEFAULT}"
+    rule.network = networks.resolve(scope, network, "resource.network")
+    if wanted.allowed and wanted.denied:
+        raise invalid("resource.denied", "Exactly one of allowed and denied must be specified.")
     if wanted.denied:
-        raise unsupported("resource.denied", "deny rules are not supported; what no rule allows is denied already.")
+        raise unsupported("resource.denied", "deny rules are not supported; ingress that no rule allows is denied.")
+    if not wanted.allowed:
+        raise required("resource.allowed")
     for field in ("sourceServiceAccounts", "targetServiceAccounts"):
         if getattr(wanted, field):
             raise unsupported(f"resource.{field}", "rules by service account are not supported.")
     if wanted.logConfig.enable:
         raise unsupported("resource.logConfig.enable", "logging of rules is not supported.")
     _check_direction(rule)
-    _check_ranges(rule.sourceRanges, "resource.sourceRanges")
-    _check_ranges(rule.destinationRanges, "resource.destinationRanges")
+    for field in ("sourceRanges", "destinationRanges"):
+        _check_ranges(getattr(rule, field), f"resource.{field}")
     for field in ("sourceTags", "targetTags"):
         for position, tag in enumerate(getattr(rule, field)):
             naming.check_new_name(tag, f"resource.{field}[{position}]")
     for position, allowed in enumerate(rule.allowed):
         _check_allowed(allowed, f"resource.allowed[{position}]")
-    _check_possible(scope, rule, network)
-    return rule, network
+    _check_possible(scope, rule)
+    return rule
 
 
 def _check_direction(rule: pb.Firewall) -> None:
+    """Each direction has fields of its own; what is not given is everywhere."""
     if rule.direction == "EGRESS":
-        if rule.sourceRanges or rule.sourceTags:
-            field = "sourceRanges" if rule.sourceRanges else "sourceTags"
-            raise invalid(f"resource.{field}", "An EGRESS rule has no sources.")
+        for field in ("sourceRanges", "sourceTags"):
+            if getattr(rule, field):
+                raise invalid(f"resource.{field}", "Sources can be specified for INGRESS rules only.")
         if not rule.destinationRanges:
-            rule.destinationRanges.append("0.0.0.0/0")
+            rule.destinationRanges.append(_EVERYWHERE)
         return
     if rule.destinationRanges:
-        raise invalid("resource.destinationRanges", "An INGRESS rule has no destinations.")
+        raise invalid("resource.destinationRanges", "Destinations can be specified for EGRESS rules only.")
     if not rule.sourceRanges and not rule.sourceTags:
-        rule.sourceRanges.append("0.0.0.0/0")
+        rule.sourceRanges.append(_EVERYWHERE)
 
 
 def _check_ranges(ranges: Any, field: str) -> None:
+    found = []
     for position, text in enumerate(ranges):
         try:
-            ranges[position] = str(ipaddress.ip_network(text))
+            found.append(ipaddress.ip_network(text))
         except ValueError:
-            why = f"'{text}'. Must be a valid CIDR address range."
+            why = f"'{text}'. Must be a valid CIDR address range, without bits behind its prefix."
             raise invalid(f"{field}[{position}]", why) from None
+    if len({network.version for network in found}) > 1:
+        raise invalid(field, "IPv4 and IPv6 ranges cannot be mixed in one rule.")
+    ranges[:] = list(dict.fromkeys(str(network) for network in found))
 
 
 def _check_allowed(allowed: Any, field: str) -> None:
     protocol = allowed.IPProtocol.lower()
-    protocol = _PROTOCOLS.get(protocol, protocol)
     if not protocol:
         raise required(f"{field}.IPProtocol")
-    if protocol not in _NAMES and not (protocol.isdigit() and int(protocol) <= 255):
-        raise invalid(f"{field}.IPProtocol", f"'{allowed.IPProtocol}'. Must be a well-known protocol or a number.")
-    allowed.IPProtocol = protocol
+    if protocol.isascii() and protocol.isdigit() and len(protocol) <= 3 and int(protocol) <= 255:
+        protocol = str(int(protocol))
+    elif protocol not in _NAMES:
+        why = f"'{allowed.IPProtocol}'. Must be one of {', '.join(_NAMES)} or a number from 0 to 255."
+        raise invalid(f"{field}.IPProtocol", why)
+    protocol = allowed.IPProtocol = _PROTOCOLS.get(protocol, protocol)
     if allowed.ports and protocol not in ("tcp", "udp", "sctp"):
-        raise invalid(f"{field}.ports", f"Ports may not be specified for protocol '{protocol}'.")
+        why = "Ports may only be specified on rules whose protocol is one of [TCP, UDP, SCTP]."
+        raise invalid(f"{field}.ports", why)
     for position, text in enumerate(allowed.ports):
         match = _PORTS.fullmatch(text)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= first <= last <= 65535:
+        # GCE's own default rules have 0-65535, which is all ports.
+        if not (first <= last and 1 <= last <= 65535):
             why = f"'{text}'. Must be a port or a range of ports between 1 and 65535, such as 80 or 8000-8080."
             raise invalid(f"{field}.ports[{position}]", why)
 
 
-def _check_possible(scope: Scope, rule: pb.Firewall, network: str) -> None:
+def _check_possible(scope: Scope, rule: pb.Firewall) -> None:
     """Refuse what a zone of the network cannot express, so that no rule silently does less."""
     if rule.direction == "EGRESS":
         return
-    for row in networks.members(scope, network):
+    for row in networks.members(scope, rule.network):
         zone = zones.by_id(scope, row["zoneid"])
+        grouped = zone is not None and zone.security_groups
+        if row.get("vpcid"):
+            raise unsupported("resource.network", f"network '{rule.network}' has no firewalls.")
+        if not grouped and any(":" in text for text in rule.sourceRanges):
+            raise unsupported("resource.sourceRanges", f"network '{rule.network}' has no IPv6.")
         for position, allowed in enumerate(rule.allowed):
             field = f"resource.allowed[{position}]"
-            if zone is not None and zone.security_groups:
-                if allowed.IPProtocol == "sctp" and allowed.ports:
-                    raise unsupported(f"{field}.ports", f"zone '{zone.name}' cannot filter ports of sctp.")
-            elif allowed.IPProtocol not in _ISOLATED:
-                why = f"network '{network}' can only filter tcp, udp and icmp."
+            if grouped and allowed.IPProtocol == "sctp" and allowed.ports:
+                raise unsupported(f"{field}.ports", f"network '{rule.network}' cannot tell ports of sctp apart.")
+            if not grouped and allowed.IPProtocol not in _ISOLATED:
+                why = f"network '{rule.network}' can only filter {', '.join(_ISOLATED)}."
                 raise unsupported(f"{field}.IPProtocol", why)
-        if zone is not None and not zone.security_groups and any(":" in text for text in rule.sourceRanges):
-            raise unsupported("resource.sourceRanges", f"network '{network}' has no IPv6.")
 
 
 # Mapping
 
 
 def to_firewall(scope: Scope, rule: pb.Firewall, created: str, identity: str) -> pb.Firewall:
-    """A kept rule as a client sees it."""
+    """A kept rule as a client sees it. identity: what its id is made of."""
     shown = pb.Firewall()
     shown.CopyFrom(rule)
     shown.kind = "compute#firewall"
     shown.id = number(identity)
     shown.creationTimestamp = created
-    shown.network = scope.links.of("global", "networks", rule.network)
+    shown.network = networks.link(scope, rule.network)
     shown.selfLink = scope.links.of("global", "firewalls", rule.name)
     shown.logConfig.enable = False
     return shown
 
 
 def _intent(scope: Scope, row: Any) -> pb.Firewall:
-    rule = pb.Firewall.FromString(row["rule"])
-    return to_firewall(
-        scope, rule, rfc3339(row["created"]), f"firewall/{scope.project.key}/{rule.name}/{row['created']}"
-    )
+    identity = f"firewall/{scope.project.key}/{row['name']}/{row['created']}"
+    return to_firewall(scope, pb.Firewall.FromString(row["rule"]), rfc3339(row["created"]), identity)
 
 
-def foreign(scope: Scope, rows: list[Row]) -> list[tuple[pb.Firewall, str, list[str]]]:
-    """Security groups made elsewhere: (firewall, group id, ids of its rules), one for each set of sources."""
+@dataclass(frozen=True)
+class Foreign:
+    """A part of a security group made elsewhere. rules: their ids."""
+
+    firewall: pb.Firewall
+    group: str
+    rules: tuple[str, ...]
+
+
+def foreign(scope: Scope, rows: Iterable[Row], taken: Iterable[str] = ()) -> list[Foreign]:
+    """Rows of listSecurityGroups made elsewhere, one firewall for each set of sources. taken: names of our own rules."""
+    reserved = [{"id": f"firewall/{name}", "name": name} for name in taken]
     groups = [row for row in rows if not projection.is_ours(row["name"])]
+    index = scope.environment.index([*reserved, *groups], mapped={row["id"]: row["name"] for row in reserved})
     found = []
-    for name, row in scope.environment.index(groups):
-        ports: dict[tuple[str, str], dict[str, list[str]]] = {}
-        for rule in row.get("ingressrule", []):
-            if rule.get("cidr"):
-                key = (_protocol_name(str(rule.get("protocol", "all"))), _port_text(rule))
-                ports.setdefault(key, {}).setdefault(rule["cidr"], []).append(rule["ruleid"])
-        by_sources: dict[tuple[str, ...], list[tuple[tuple[str, str], list[str]]]] = {}
-        for key, sources in ports.items():
-            ids = [identity for rules in sources.values() for identity in rules]
-            by_sources.setdefault(tuple(sorted(sources)), []).append((key, ids))
-        for position, (sources_, entries) in enumerate(sorted(by_sources.items())):
-            suffix = hashlib.sha256(",".join(sources_).encode()).hexdigest()[:8]
-            shown = name if position == 0 else naming.with_suffix(name, suffix)
-            rule_ = pb.Firewall(
-                name=shown,
+    for name, row in index:
+        for position, (sources, rules) in enumerate(_by_sources(row)):
+            suffix = hashlib.sha256(",".join(sources).encode()).hexdigest()[:8]
+            kept = pb.Firewall(
+                name=naming.with_suffix(name, suffix) if position else name,
                 description=row.get("description", ""),
                 network=networks.DEFAULT,
                 priority=1000,
                 direction="INGRESS",
                 disabled=False,
-                sourceRanges=list(sources_),
+                sourceRanges=sources,
+                allowed=_allowed(rules),
             )
-            allowed: dict[str, list[str]] = {}
-            for (protocol, port), _ in entries:
-                allowed.setdefault(protocol, []).extend([port] if port else [])
-            for protocol, texts in sorted(allowed.items()):
-                rule_.allowed.add(IPProtocol=protocol, ports=sorted(texts))
-            ids = [identity for _, some in entries for identity in some]
-            key_ = row["id"] if position == 0 else f"{row['id']}/{suffix}"
-            found.append((to_firewall(scope, rule_, UNKNOWN_TIME, key_), str(row["id"]), ids))
+            shown = to_firewall(scope, kept, UNKNOWN_TIME, f"{row['id']}/{suffix}" if position else row["id"])
+            found.append(Foreign(shown, row["id"], tuple(rule["ruleid"] for rule in rules)))
     return found
 
 
-def _protocol_name(text: str) -> str:
-    return _PROTOCOLS.get(text, text)
+def _by_sources(group: Row) -> list[tuple[list[str], list[Row]]]:
+    """(sources, rules) of a group, the ports with the same sources together, in the order of the rules."""
+    by_port: dict[tuple[str, str], list[Row]] = {}
+    for rule in group.get("ingressrule", ()):
+        if rule.get("cidr"):
+            by_port.setdefault((_protocol(rule), _port(rule)), []).append(rule)
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for rules in by_port.values():
+        found.setdefault(tuple(sorted({rule["cidr"] for rule in rules})), []).extend(rules)
+    return [(list(sources), rules) for sources, rules in found.items()]
 
 
-def _port_text(rule: Row) -> str:
-    if rule.get("protocol") not in ("tcp", "udp") or "startport" not in rule:
+def _allowed(rules: Iterable[Row]) -> list[pb.Firewall.Allowed]:
+    ports: dict[str, list[str]] = {}
+    for rule in rules:
+        ports.setdefault(_protocol(rule), []).append(_port(rule))
+    # One rule for all ports makes the other ports of its protocol redundant.
+    return [
+        pb.Firewall.Allowed(IPProtocol=protocol, ports=[] if "" in some else dict.fromkeys(some))
+        for protocol, some in ports.items()
+    ]
+
+
+def _protocol(rule: Row) -> str:
+    protocol = str(rule.get("protocol", "all")).lower()
+    return _PROTOCOLS.get(protocol, protocol)
+
+
+def _port(rule: Row) -> str:
+    if _protocol(rule) not in ("tcp", "udp") or "startport" not in rule:
         return ""
-    start, end = rule["startport"], rule["endport"]
-    if (start, end) in ((0, 65535), (1, 65535)):
+    start, end = int(rule["startport"]), int(rule["endport"])
+    if start <= 1 and end == 65535:
         return ""
     return str(start) if start == end else f"{start}-{end}"
+
+
+# Reading
 
 
 def _groups(scope: Scope) -> list[Answer]:
@@ -215,135 +251,200 @@ def _groups(scope: Scope) -> list[Answer]:
     return scope.client.read_all("listSecurityGroups")
 
 
-def _rows(answers: list[Answer]) -> list[Row]:
+def _rows(answers: Iterable[Answer]) -> list[Row]:
     return [row for answer in answers for row in answer.items]
 
 
-# Methods
+def _find_intent(scope: Scope, text: str) -> Any:
+    """The row of the rule with this name or number, None when there is none."""
+    row = scope.store.firewall(scope.project.key, text)
+    if row is None and text.isdigit():
+        rows = scope.store.list_firewalls(scope.project.key)
+        return next((row for row in rows if str(_intent(scope, row).id) == text), None)
+    return row
+
+
+def _find_foreign(scope: Scope, answers: Sequence[Answer], taken: Iterable[str], text: str) -> Foreign:
+    for found in foreign(scope, _rows(answers), taken):
+        if text in (found.firewall.name, str(found.firewall.id)):
+            return found
+    raise not_found(scope.links.path("global", "firewalls", text))
+
+
+def _taken(scope: Scope) -> tuple[str, ...]:
+    return tuple(row["name"] for row in scope.store.list_firewalls(scope.project.key))
+
 
 _DIFFERENCES = (
-    "Security groups made elsewhere are shown as firewalls of network `default`, one for each set of sources; rules whose "
-    "source is a group are not shown."
+    "Security groups made elsewhere are shown as firewalls of network `default`, one for each set of sources, although"
+    " they concern only the instances in the group. Their egress rules, rules whose source is a group and types of icmp"
+    " are not shown."
 )
 
 
-@rpc("Firewalls.Get", calls=("listSecurityGroups",), differences=_DIFFERENCES)
-def get(scope: Scope, request: pb.GetFirewallRequest) -> Message:
-    row = scope.store.firewall(scope.project.key, request.firewall)
+@rpc("Firewalls.Get", calls=("listSecurityGroups", "listZones"), differences=_DIFFERENCES)
+def get(scope: Scope, request: pb.GetFirewallRequest) -> Any:
+    row = _find_intent(scope, request.firewall)
     if row is not None:
         return _intent(scope, row)
-    if request.firewall.isdigit():
-        for row in scope.store.list_firewalls(scope.project.key):
-            if _intent(scope, row).id == int(request.firewall):
-                return _intent(scope, row)
-    return _find_foreign(scope, request.firewall)[0]
+    answers, taken = _groups(scope), _taken(scope)
+
+    def build() -> Message:
+        return _find_foreign(scope, answers, taken, request.firewall).firewall
+
+    return scope.reply(list(answers), request, build, taken)
 
 
-def _find_foreign(scope: Scope, name: str) -> tuple[pb.Firewall, str, list[str]]:
-    for found in foreign(scope, _rows(_groups(scope))):
-        if name in (found[0].name, str(found[0].id)):
-            return found
-    raise not_found(scope.links.path("global", "firewalls", name))
-
-
-@rpc("Firewalls.List", calls=("listSecurityGroups",), differences=_DIFFERENCES)
+@rpc("Firewalls.List", calls=("listSecurityGroups", "listZones"), differences=_DIFFERENCES)
 def list_(scope: Scope, request: pb.ListFirewallsRequest) -> Any:
     answers = _groups(scope)
     kept = scope.store.list_firewalls(scope.project.key)
 
     def build() -> Message:
         mine = [_intent(scope, row) for row in kept]
-        names = {rule.name for rule in mine}
-        others = [rule for rule, _, _ in foreign(scope, _rows(answers)) if rule.name not in names]
+        others = [found.firewall for found in foreign(scope, _rows(answers), [rule.name for rule in mine])]
         return lists.page(scope, request, [*mine, *others], pb.FirewallList, "global/firewalls")
 
     return scope.reply(list(answers), request, build, tuple((row["name"], row["created"]) for row in kept))
 
 
+# Changing
+
+_APPLIED = (
+    "listSecurityGroups", "authorizeSecurityGroupIngress", "revokeSecurityGroupIngress", "listVirtualMachines",
+    "listPublicIpAddresses", "listFirewallRules", "createFirewallRule", "deleteFirewallRule",
+)  # fmt: skip
+
+
 @rpc(
     "Firewalls.Insert",
-    calls=("listNetworks", "listSecurityGroups", "createSecurityGroup", "authorizeSecurityGroupIngress",
-           "listFirewallRules", "createFirewallRule"),
-    differences="Deny rules, rules by service account and logging are refused. Egress rules that allow are kept; egress "
-    "is open anyway. Priorities are kept; without deny rules they change nothing.",
-)  # fmt: skip
+    calls=("listNetworks", "listZones", *_APPLIED),
+    differences="Deny rules, rules by service account and logging are refused, as is what a zone of the network cannot"
+    " do: ports of sctp in zones with security groups, other protocols than tcp, udp and icmp and IPv6 in isolated"
+    " networks. Egress rules that allow are kept; egress is open anyway. Priorities are kept and change nothing without"
+    " deny rules. Traffic inside an isolated network is always open. In zones with security groups rules reach the"
+    " instances that were created here.",
+)
 def insert(scope: Scope, request: pb.InsertFirewallRequest) -> Message:
-    rule, network = normalised(scope, request.resource)
+    rule = normalised(scope, request.resource)
     path = f"global/firewalls/{rule.name}"
-    if any(found.name == rule.name for found, _, _ in foreign(scope, _rows(_groups(scope)))):
+    if any(found.firewall.name == rule.name for found in foreign(scope, _rows(_groups(scope)))):
         raise already_exists(scope.links.path(path))
+    content = rule.SerializeToString(deterministic=True)
     try:
-        scope.store.add_firewall(scope.project.key, rule.name, network, rule.SerializeToString())
+        scope.store.add_firewall(scope.project.key, rule.name, rule.network, content)
     except Duplicate:
         raise already_exists(scope.links.path(path)) from None
-    row = scope.store.firewall(scope.project.key, rule.name)
-    identity = _intent(scope, row).id if row else 0
-    payload = {"network": network, "rule": rule.SerializeToString().hex()}
+    try:
+        return _submit(scope, "insert", scope.store.firewall(scope.project.key, rule.name))
+    except Exception:
+        scope.store.delete_firewall(scope.project.key, rule.name)
+        raise
+
+
+def _submit(scope: Scope, type: str, row: Any) -> Message:
+    """An operation on a rule of ours."""
+    path = f"global/firewalls/{row['name']}"
+    payload = {"name": row["name"], "network": row["network"], "rule": row["rule"].hex(), "created": row["created"]}
+    identity = _intent(scope, row).id
     return engine.submit(
-        scope, type="insert", target=path, target_id=identity, handler="firewalls.insert", payload=payload
+        scope, type=type, target=path, target_id=identity, handler=f"firewalls.{type}", payload=payload
     )
+
+
+@rpc(
+    "Firewalls.Delete",
+    calls=(*_APPLIED, "deleteSecurityGroup"),
+    differences="Of a security group made elsewhere the rules are deleted, and the group when it is empty and unused.",
+)
+def delete(scope: Scope, request: pb.DeleteFirewallRequest) -> Message:
+    row = _find_intent(scope, request.firewall)
+    if row is not None:
+        return _submit(scope, "delete", row)
+    found = _find_foreign(scope, _groups(scope), _taken(scope), request.firewall)
+    return engine.submit(
+        scope,
+        type="delete",
+        target=f"global/firewalls/{found.firewall.name}",
+        target_id=found.firewall.id,
+        handler="firewalls.deleteForeign",
+        payload={"group": found.group, "rules": list(found.rules)},
+    )
+
+
+def _forget(run: Run) -> bool:
+    """Delete the operation's own intent, not one that has taken its name since."""
+    store, owner, name = run.scope.store, run.scope.project.key, run.payload["name"]
+    row = store.firewall(owner, name)
+    return row is not None and row["created"] == run.payload["created"] and store.delete_firewall(owner, name)
 
 
 @handler("firewalls.insert")
 def do_insert(run: Run) -> None:
     """When the rule cannot be applied it does not stay either."""
     rule = pb.Firewall.FromString(bytes.fromhex(run.payload["rule"]))
-    if rule.disabled or rule.direction == "EGRESS":
-        return
     try:
         projection.refresh_network(run, "apply", run.payload["network"], rule)
-    except CloudStackError:
-        run.step("forget", lambda: run.scope.store.delete_firewall(run.scope.project.key, rule.name))
+    except (CloudStackError, Unreachable):
+        run.step("forget", lambda: _forget(run))
         try:
             projection.refresh_network(run, "undo", run.payload["network"], rule)
-        except CloudStackError:
+        except (CloudStackError, Unreachable):
             run.warn("CLEANUP_FAILED", "A part of the rule could not be taken away again.")
         raise
 
 
-@rpc("Firewalls.Delete", calls=("revokeSecurityGroupIngress", "deleteFirewallRule", "deleteSecurityGroup"))
-def delete(scope: Scope, request: pb.DeleteFirewallRequest) -> Message:
-    path = f"global/firewalls/{request.firewall}"
-    row = scope.store.firewall(scope.project.key, request.firewall)
-    if row is None:
-        shown, group, ids = _find_foreign(scope, request.firewall)
-        return engine.submit(
-            scope,
-            type="delete",
-            target=f"global/firewalls/{shown.name}",
-            target_id=shown.id,
-            handler="firewalls.deleteForeign",
-            payload={"group": group, "rules": ids},
-        )
-    identity = _intent(scope, row).id
-    payload = {"network": row["network"], "rule": row["rule"].hex()}
-    operation = engine.submit(
-        scope, type="delete", target=path, target_id=identity, handler="firewalls.delete", payload=payload
-    )
-    return operation
-
-
 @handler("firewalls.delete")
 def do_delete(run: Run) -> None:
-    """The intent goes first: whoever projects in between already leaves it out."""
+    """The intent goes first: whoever projects in between already leaves it out. It comes back when its rules remain."""
     rule = pb.Firewall.FromString(bytes.fromhex(run.payload["rule"]))
-    run.step("forget", lambda: run.scope.store.delete_firewall(run.scope.project.key, rule.name))
-    if not rule.disabled and rule.direction != "EGRESS":
+    if not run.step("forget", lambda: _forget(run)):
+        return
+    try:
         projection.refresh_network(run, "apply", run.payload["network"], rule)
+    except (CloudStackError, Unreachable):
+        run.step("restore", lambda: _restore(run))
+        raise
+
+
+def _restore(run: Run) -> None:
+    content = bytes.fromhex(run.payload["rule"])
+    try:
+        run.scope.store.add_firewall(run.scope.project.key, run.payload["name"], run.payload["network"], content)
+    except Duplicate:
+        pass
 
 
 @handler("firewalls.deleteForeign")
 def do_delete_foreign(run: Run) -> None:
     """Exactly the rules that were shown; then the group, if nothing else is in it and nobody uses it."""
-    calls = [
-        (f"revoke/{identity}", "revokeSecurityGroupIngress", {"id": identity}) for identity in run.payload["rules"]
-    ]
-    run.jobs("revoke", calls)
-    rows = run.read("group", "listSecurityGroups", id=run.payload["group"])
-    if (
-        rows
-        and rows[0]["name"] != "default"
-        and not rows[0].get("ingressrule")
-        and not rows[0].get("virtualmachinecount")
-    ):
-        run.call("delete-group", "deleteSecurityGroup", id=run.payload["group"])
+    group, rules = run.payload["group"], run.payload["rules"]
+
+    def plan(scope: Scope) -> Plan:
+        there = {rule["ruleid"] for row in _group(scope, group) for rule in row.get("ingressrule", ())}
+        calls = [(rule, "revokeSecurityGroupIngress", {"id": rule}) for rule in rules if rule in there]
+        return Plan(deletes=calls)
+
+    def clear(scope: Scope) -> None:
+        for row in _group(scope, group):
+            empty = not row.get("ingressrule") and not row.get("egressrule")
+            if empty and not row.get("virtualmachinecount") and row["name"].lower() != _DEFAULT_GROUP:
+                try:
+                    scope.client.write("deleteSecurityGroup", id=group)
+                except CloudStackError as error:
+                    # Somebody else was quicker, or uses it in a rule.
+                    if error.code not in (431, 536):
+                        raise
+
+    projection.converge(run, "revoke", plan)
+    run.look("delete-group", clear)
+
+
+def _group(scope: Scope, identity: str) -> list[Row]:
+    """The group, if it still is there; CloudStack refuses ids that it no longer knows (recordings, Surprises 33)."""
+    try:
+        return scope.client.read("listSecurityGroups", id=identity).items
+    except CloudStackError as error:
+        if error.code != 431:
+            raise
+        return []

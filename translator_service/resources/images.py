@@ -1,7 +1,7 @@
 """Images: CloudStack templates. Also the resolver of everything that clients write for an image.
 
-Public image projects (`debian-cloud`) hold nothing to list unless the operator maps them, but `get`, `getFromFamily` and
-references into them find a template that matches: the operator's, or the newest whose name has the words of what is asked.
+Public image projects (`debian-cloud`) hold nothing to list unless the operator maps them, but `get`, `getFromFamily`
+and references into them find a template: the operator's, or the newest whose name has the words of what is asked.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from translator_service.fingerprints import fingerprint
 from translator_service.links import Reference, parse
 from translator_service.naming import Index, Row, number, slug
 from translator_service.operations.render import from_cloudstack
+from translator_service.resources.networks import is_own
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -26,9 +27,11 @@ from translator_service.scope import Scope
 _GIB = 1 << 30
 # A family in the view of one zone, as gcloud writes it.
 _FAMILY = "imageFamilyViews"
-_WORDS = re.compile(r"[a-z]+|\d+")
-# What stands in names of Google's images and says nothing about the system.
-_NOISE = {"cloud", "os", "v", "lts", "server", "gce", "amd64", "x86", "bit", "linux"}
+_FILTERS = ("executable", "sharedexecutable")
+# Google's families name the processor only to tell it from another one.
+_PROCESSORS = ("amd64", "x86")
+# Systems that templates name otherwise than the public project does.
+_SYSTEMS = {"rhel": ("rhel", "red-hat"), "suse": ("suse", "sles")}
 _DATED = re.compile(r"-v\d{8}$")
 
 
@@ -36,21 +39,23 @@ def kind(scope: Scope) -> Kind:
     """Templates that the caller may deploy: own, public and shared ones."""
 
     def fetch(client: Any) -> list[Any]:
-        calls = [
-            ("listTemplates", {"templatefilter": chosen, "showunique": "true"})
-            for chosen in ("executable", "sharedexecutable")
-        ]
+        calls = [("listTemplates", {"templatefilter": chosen, "showunique": "true"}) for chosen in _FILTERS]
         return [answer for answers in client.read_all_many(calls) for answer in answers]
 
     def build(rows: list[Row]) -> Index:
         unique = {row["id"]: row for row in rows}
-        return scope.environment.index(unique.values())
+        return scope.environment.index(list(unique.values()))
 
     return Kind("templates", 60.0, fetch, build)
 
 
-def in_zone(row: Row, zone: Zone) -> bool:
-    return bool(row.get("crossZones")) or row.get("zoneid") in (None, zone.id) or "zoneid" not in row
+def in_zone(scope: Scope, row: Row, zone: Zone) -> bool:
+    """Whether a template may be used in the zone. The list names one zone of each, so the others cost a question."""
+    if row.get("crossZones") or row.get("zoneid") in (None, zone.id):
+        return True
+    # By name: the id of another account's template is refused where the list would be empty (recordings, Surprises 36).
+    calls = [("listTemplates", {"templatefilter": one, "name": row["name"], "zoneid": zone.id}) for one in _FILTERS]
+    return any(item["id"] == row["id"] for answer in scope.client.read_many(calls) for item in answer.items)
 
 
 def link_of(scope: Scope, template_id: str, template_name: str) -> str:
@@ -62,12 +67,15 @@ def link_of(scope: Scope, template_id: str, template_name: str) -> str:
 def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Row:
     """The template that a reference means, ready and usable in the zone. Raises 404, and 400 for one that is not."""
     reference = parse(text, field)
-    row = _find(scope, reference)
-    if not row.get("isready", False):
+    if reference.collection not in ("", "images", _FAMILY):
+        raise invalid(field, f"'{text}'. The URL does not name an image.")
+    found = _find(scope, reference)
+    if not found[0].get("isready"):
         raise ApiError(400, f"The resource '{_path(scope, reference)}' is not ready", "resourceNotReady", field)
-    if not in_zone(row, zone):
+    here = next((row for row in found if in_zone(scope, row, zone)), None)
+    if here is None:
         raise invalid(field, f"'{text}'. The image is not available in zone '{zone.name}'.")
-    return row
+    return here
 
 
 def _path(scope: Scope, reference: Reference) -> str:
@@ -76,76 +84,98 @@ def _path(scope: Scope, reference: Reference) -> str:
     return f"projects/{project}/global/images/{family}{reference.name}"
 
 
-def _find(scope: Scope, reference: Reference) -> Row:
-    """Raises 404. A reference into another project than the caller's or a public one finds nothing."""
-    public = reference.project if reference.project and scope.names.is_public(reference.project) else ""
-    own = {
-        scope.project.name,
-        scope.links.project,
-        str(scope.project.row.get("name", "")),
-        str(scope.project.number),
-        "",
-    }
-    if not public and reference.project not in own:
-        raise not_found(_path(scope, reference))
-    if reference.collection == _FAMILY:
-        row = _of_family(scope, reference.name, public)
+def _find(scope: Scope, reference: Reference) -> list[Row]:
+    """What a reference means, the best first, never empty. Raises 404, also for another tenant's project."""
+    if reference.project and scope.names.is_public(reference.project):
+        found = _find_public(scope, reference)
+    elif not is_own(scope, reference):
+        found = []
+    elif reference.collection == _FAMILY:
+        found = _of_family(scope, reference.name)
     else:
         row = scope.lookup(kind(scope), reference.name)
-        if row is None and public:
-            # A dated name of Google's (`debian-12-bookworm-v20260101`) stands for its system here.
-            row = _of_family(scope, _DATED.sub("", reference.name), public)
-    if row is None:
+        found = [row] if row else []
+    if not found:
         raise not_found(_path(scope, reference))
-    return row
-
-
-def _of_family(scope: Scope, family: str, public: str) -> Row | None:
-    """The newest ready template of a family: as the operator maps it, else by the words of its name."""
-    rows = [row for _, row in scope.catalog(kind(scope)).index if row.get("isready")]
-    if family in scope.names.families:
-        pattern = re.compile(scope.names.families[family], re.IGNORECASE)
-        found = [row for row in rows if pattern.fullmatch(row["name"]) or row["name"] == scope.names.families[family]]
-    elif public and family not in scope.names.image_projects.get(public, [family]):
-        found = []
-    else:
-        words = _words(family)
-        system = _words(public)[:1]
-        found = [
-            row
-            for row in rows
-            if words and _has(row, [*system, *words] if system and system[0] not in words else words)
-        ]
-    # Of several sizes of one system the smallest, of those the newest.
-    found.sort(key=lambda row: (-int(row.get("size") or 0), row.get("created", "")))
-    return found[-1] if found else None
-
-
-def _words(text: str) -> list[str]:
-    """`ubuntu-1204-lts` -> ubuntu, 12, 04: names of systems write their versions with and without a dot."""
-    found = []
-    for word in _WORDS.findall(text.lower()):
-        if word in _NOISE:
-            continue
-        found += [word[:2], word[2:]] if word.isdigit() and len(word) == 4 and not word.startswith("20") else [word]
     return found
 
 
+def _find_public(scope: Scope, reference: Reference) -> list[Row]:
+    project, name = reference.project, reference.name
+    offered = scope.names.image_projects.get(project)
+    if reference.collection == _FAMILY:
+        if offered is None:
+            return _of_family(scope, name, project)
+        return _of_family(scope, name) if name in offered else []
+    row = scope.lookup(kind(scope), name)
+    if offered is not None:
+        return [row] if row and any(one["id"] == row["id"] for one in _offered(scope, project)) else []
+    if row is not None:
+        return [row] if _is_of(row, project) else []
+    # A name of Google's (`centos-6-v20140718`) stands for its system here.
+    return _of_family(scope, _DATED.sub("", name), project)
+
+
+def _offered(scope: Scope, project: str) -> list[Row]:
+    """What the operator offers in a public project."""
+    families = scope.names.image_projects.get(project, [])
+    return list({row["id"]: row for family in families for row in _of_family(scope, family)}.values())
+
+
+def _of_family(scope: Scope, family: str, project: str = "") -> list[Row]:
+    """The ready templates of a family: as the operator maps it, else by its words. Newest first, then smallest.
+
+    project: a public one, to which they must belong unless the operator mapped the family.
+    """
+    ready = [row for _, row in scope.catalog(kind(scope)).index if row.get("isready")]
+    pattern = scope.names.families.get(family)
+    if pattern is not None:
+        found = [row for row in ready if _is_mapped(pattern, row)]
+    else:
+        joined = re.sub(r"(?<=[0-9])-(?=[0-9])", "", family.lower())
+        words = [word for word in joined.split("-") if word and word not in _PROCESSORS]
+        found = [row for row in ready if _has(row, words) and (not project or _is_of(row, project))]
+    found.sort(key=lambda row: int(row.get("size") or 0))
+    found.sort(key=lambda row: str(row.get("created", "")), reverse=True)
+    return found
+
+
+def _is_mapped(pattern: str, row: Row) -> bool:
+    """Whether the operator's template name, or regular expression, means this template."""
+    if pattern == row["name"]:
+        return True
+    try:
+        return re.fullmatch(pattern, row["name"], re.IGNORECASE) is not None
+    except re.error:
+        return False
+
+
+def _is_of(row: Row, project: str) -> bool:
+    """Whether a template's name has the system of a public project: `debian` for `debian-cloud`."""
+    system = project.partition("-")[0]
+    return any(re.search(rf"(?<![a-z]){word}", slug(row["name"])) for word in _SYSTEMS.get(system, (system,)))
+
+
 def _has(row: Row, words: list[str]) -> bool:
-    """Whether the template's name has all the words, in this order."""
-    have = iter(_WORDS.findall(slug(row["name"])))
-    return all(word in have for word in words)
+    """Whether the template's name has all these words in this order, as whole words: `1204` is `12-04`, `1` is not."""
+    name, position = slug(row["name"]), 0
+    for word in words:
+        match = re.compile(_word(word)).search(name, position)
+        if match is None:
+            return False
+        position = match.end()
+    return bool(words)
 
 
-def _families(scope: Scope, row: Row) -> str:
-    return next(
-        (
-            family
-            for family, pattern in scope.names.families.items()
-            if pattern == row["name"] or re.fullmatch(pattern, row["name"], re.IGNORECASE)
-        ),
-        "",
-    )
+def _word(word: str) -> str:
+    if word.isdecimal():
+        # Not inside a version: the 6 of CentOS 5.6 is not CentOS 6.
+        return rf"(?<![0-9])(?<![0-9]-){'-?'.join(word)}(?![0-9])"
+    return rf"(?<![a-z]){re.escape(word)}(?![a-z])"
+
+
+def _family(scope: Scope, row: Row) -> str:
+    return next((family for family, pattern in scope.names.families.items() if _is_mapped(pattern, row)), "")
 
 
 def status(row: Row) -> str:
@@ -168,7 +198,7 @@ def to_image(scope: Scope, name: str, row: Row) -> pb.Image:
         status=status(row),
         archiveSizeBytes=int(row.get("physicalsize") or row.get("size") or 0),
         diskSizeGb=max(-(-int(row.get("size") or 0) // _GIB), 1),
-        family=_families(scope, row),
+        family=_family(scope, row),
         selfLink=scope.links.of("global", "images", name),
         labelFingerprint=fingerprint("labels"),
         architecture="ARM64" if row.get("arch") == "aarch64" else "X86_64",
@@ -182,7 +212,7 @@ def to_image(scope: Scope, name: str, row: Row) -> pb.Image:
     public_projects=True,
 )
 def get(scope: Scope, request: pb.GetImageRequest) -> Message:
-    row = _find(scope, Reference(request.image, "images", "global", scope.public_project))
+    row = _find(scope, Reference(request.image, "images", "global", scope.public_project))[0]
     return _answer(scope, row, request.image)
 
 
@@ -193,7 +223,7 @@ def get(scope: Scope, request: pb.GetImageRequest) -> Message:
     public_projects=True,
 )
 def get_from_family(scope: Scope, request: pb.GetFromFamilyImageRequest) -> Message:
-    row = _find(scope, Reference(request.family, _FAMILY, "global", scope.public_project))
+    row = _find(scope, Reference(request.family, _FAMILY, "global", scope.public_project))[0]
     image = _answer(scope, row, request.family)
     image.family = image.family or request.family
     return image
@@ -214,9 +244,7 @@ def list_(scope: Scope, request: pb.ListImagesRequest) -> Any:
 
     def build() -> Message:
         if scope.public_project:
-            offered = scope.names.image_projects.get(scope.public_project, [])
-            found = {row["id"]: row for family in offered if (row := _of_family(scope, family, scope.public_project))}
-            images = [_answer(scope, row, "") for row in found.values()]
+            images = [_answer(scope, row, "") for row in _offered(scope, scope.public_project)]
         else:
             images = [to_image(scope, name, row) for name, row in entry.index]
         return lists.page(scope, request, images, pb.ImageList, "global/images")

@@ -12,7 +12,6 @@ from gstack.compute.v1 import machine_types_pb2 as pb
 from gstack.kernel.errors import invalid, not_found
 from translator_service import lists
 from translator_service.catalog import Kind
-from translator_service.links import parse
 from translator_service.naming import Row, number
 from translator_service.operations.render import from_cloudstack
 from translator_service.resources import zones
@@ -23,6 +22,8 @@ from translator_service.scope import Scope
 _CUSTOM = re.compile(r"(?:[a-z0-9]+-)?custom-(\d{1,4})-(\d{1,7})")
 # What GCE allows; CloudStack limits them by hypervisor and does not tell.
 _DISKS, _DISKS_GB = 16, 64 * 1024
+# MHz, where neither the offering nor GCE's name of the size tells.
+_SPEED = "1000"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def kind(scope: Scope) -> Kind:
         "service offerings",
         300.0,
         lambda client: client.read_all("listServiceOfferings"),
-        lambda rows: scope.environment.index(rows),
+        scope.environment.index,
     )
 
 
@@ -57,30 +58,39 @@ def _bound(row: Row, name: str, default: int) -> int:
 
 
 def _fits(row: Row, cpus: int, memory: int) -> bool:
-    """Whether an offering with a free size may have this one; a fixed speed or size in it counts as set."""
+    """Whether an offering with a free size may have this one."""
     return (
         _is_free(row)
         and _bound(row, "mincpunumber", 1) <= cpus <= _bound(row, "maxcpunumber", 1 << 20)
         and _bound(row, "minmemory", 1) <= memory <= _bound(row, "maxmemory", 1 << 40)
-        and bool(row.get("cpuspeed"))
     )
+
+
+def _custom(scope: Scope, zone: Zone, cpus: int, memory: int) -> MachineType | None:
+    """The size by an offering with bounds, else by one without."""
+    fitting = [row for _, row in scope.catalog(kind(scope)).index if in_zone(row, zone) and _fits(row, cpus, memory)]
+    fitting.sort(key=lambda row: not row.get("serviceofferingdetails"))
+    if not fitting:
+        return None
+    details = {"cpuNumber": str(cpus), "memory": str(memory)}
+    if not fitting[0].get("cpuspeed"):
+        # An offering without a speed wants one with each machine, and refuses one otherwise.
+        details["cpuSpeed"] = _SPEED
+    return MachineType(f"custom-{cpus}-{memory}", fitting[0], details)
 
 
 def resolve(scope: Scope, zone: Zone, text: str, field: str) -> MachineType:
     """What a request means by a machine type. Raises 404, and 400 for a free size that the zone does not offer."""
-    reference = parse(text, field)
-    if match := _CUSTOM.fullmatch(reference.name):
-        cpus, memory = int(match[1]), int(match[2])
-        for _, row in scope.catalog(kind(scope)).index:
-            if in_zone(row, zone) and _fits(row, cpus, memory):
-                return MachineType(f"custom-{cpus}-{memory}", row, {"cpuNumber": str(cpus), "memory": str(memory)})
-        raise invalid(field, f"'{text}'. The zone '{zone.name}' offers no machine type of this size.")
-    if reference.zone and zones.resolve(scope, reference.zone).id != zone.id:
-        raise invalid(field, f"'{text}'. The machine type is of another zone.")
-    row_ = scope.lookup(kind(scope), reference.name)
-    if row_ is None or not in_zone(row_, zone) or _is_free(row_):
-        raise not_found(scope.links.path(zone.path, "machineTypes", reference.name))
-    return MachineType(scope.catalog(kind(scope)).index.name(row_["id"]) or reference.name, row_)
+    name = zones.name_in(scope, zone, text, field, "machineTypes")
+    if match := _CUSTOM.fullmatch(name):
+        custom = _custom(scope, zone, int(match[1]), int(match[2]))
+        if custom is None:
+            raise invalid(field, f"'{text}'. The zone '{zone.name}' offers no machine type of this size.")
+        return custom
+    row = scope.lookup(kind(scope), name)
+    if row is None or not in_zone(row, zone) or _is_free(row):
+        raise not_found(scope.links.path(zone.path, "machineTypes", name))
+    return MachineType(scope.catalog(kind(scope)).index.name(row["id"]) or name, row)
 
 
 def name_of(scope: Scope, zone: Zone, machine: Row) -> str:
@@ -151,7 +161,12 @@ def aggregated_list(scope: Scope, request: pb.AggregatedListMachineTypesRequest)
     def build() -> Message:
         pairs = [(zone.path, item) for zone in zones.all_zones(scope) for item in _in(scope, zone)]
         return lists.aggregated(
-            scope, request, pairs, zones.scopes(scope), pb.MachineTypeAggregatedList, "machineTypes"
+            scope,
+            request,
+            pairs,
+            zones.scopes(scope, request.includeAllScopes),
+            pb.MachineTypeAggregatedList,
+            "machineTypes",
         )
 
     return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)

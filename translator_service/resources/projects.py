@@ -11,7 +11,8 @@ from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import projects_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid
 from translator_service import details as kept
-from translator_service.catalog import Kind
+from translator_service.catalog import Entry, Kind
+from translator_service.cloudstack.client import Answer
 from translator_service.fingerprints import check, fingerprint
 from translator_service.naming import Row
 from translator_service.operations import engine
@@ -36,31 +37,32 @@ _METRICS = (
     ("DISKS_TOTAL_GB", "primarystorage", 1.0),
     ("STATIC_ADDRESSES", "ip", 1.0),
     ("IN_USE_ADDRESSES", "ip", 1.0),
-    ("DISKS", "volume", 1.0),
 )
 
 
 def _kind(scope: Scope) -> Kind:
-    """The row with the limits: of the account, or of the CloudStack project. Limits move slowly, usage is a courtesy."""
+    """The row with the limits: of the account or of the CloudStack project. Usage may be some seconds old."""
     if scope.project.id is None:
         return Kind(
             "limits",
             10.0,
             lambda client: [client.read("listAccounts", name=scope.caller.account_name)],
-            lambda rows: scope.environment.index(rows),
+            scope.environment.index,
         )
     identity = scope.project.id
     return Kind(
         "limits",
         10.0,
         lambda client: [client.read("listProjects", id=identity)],
-        lambda rows: scope.environment.index(rows),
+        scope.environment.index,
     )
 
 
 def _row(scope: Scope) -> Row:
     rows = [row for _, row in scope.catalog(_kind(scope)).index]
-    return next((row for row in rows if row.get("name") in (scope.caller.account_name, scope.project.row["name"])), {})
+    # Accounts of several domains may share a name; an administrator sees them all.
+    own = [row for row in rows if row["id"] in (scope.project.id, scope.caller.account_id)]
+    return next(iter(own or rows), {})
 
 
 def quotas(scope: Scope) -> list[common_pb2.Quota]:
@@ -131,15 +133,22 @@ def check_metadata(metadata: common_pb2.Metadata, field: str) -> dict[str, str]:
     calls=("listAccounts", "listProjects"),
     differences="Unlimited quotas are shown as 1000000. There is no default service account.",
 )
-def get(scope: Scope, request: pb.GetProjectRequest) -> Message:
-    row = _row(scope)
+def get(scope: Scope, request: pb.GetProjectRequest) -> Any:
+    metadata, firewalls = common_metadata(scope), len(scope.store.list_firewalls(scope.project.key))
+    sources: list[Answer | Entry] = [scope.catalog(_kind(scope))]
+    extra = (scope.project.name, firewalls, metadata.SerializeToString(deterministic=True))
+    return scope.reply(sources, request, lambda: to_project(scope, _row(scope), metadata), *extra)
+
+
+def to_project(scope: Scope, row: Row, metadata: common_pb2.Metadata) -> pb.Project:
+    """A row of listAccounts or listProjects."""
     return pb.Project(
         kind="compute#project",
         id=scope.project.number,
         creationTimestamp=from_cloudstack(row.get("created", "")),
         name=scope.project.name,
         description=row.get("displaytext", ""),
-        commonInstanceMetadata=common_metadata(scope),
+        commonInstanceMetadata=metadata,
         quotas=quotas(scope),
         selfLink=scope.links.of(),
         defaultNetworkTier="PREMIUM",

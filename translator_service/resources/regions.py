@@ -1,4 +1,4 @@
-"""Regions: groups of zones, told by their names. CloudStack's own regions are whole installations, so they do not serve."""
+"""Regions: groups of zones, told by their names. CloudStack's own regions are whole installations."""
 
 from __future__ import annotations
 

@@ -8,9 +8,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import zones_pb2 as pb
-from gstack.kernel.errors import not_found
+from gstack.kernel.errors import invalid, not_found
 from translator_service import lists
 from translator_service.catalog import Kind
+from translator_service.links import parse
 from translator_service.naming import Row, number, slug
 from translator_service.operations.render import UNKNOWN_TIME
 from translator_service.rpc import rpc
@@ -56,9 +57,10 @@ def all_zones(scope: Scope) -> list[Zone]:
     return [_zone(scope, name, row) for name, row in scope.catalog(kind(scope)).index]
 
 
-def scopes(scope: Scope) -> list[str]:
-    """`zones/z` of every zone, the keys of aggregated lists."""
-    return [zone.path for zone in all_zones(scope)]
+def scopes(scope: Scope, everywhere: bool = False) -> list[str]:
+    """`zones/z` of every zone, the keys of aggregated lists. everywhere: all other scopes too (includeAllScopes)."""
+    found = [zone.path for zone in all_zones(scope)]
+    return ["global", *(f"regions/{region}" for region in regions(scope)), *found] if everywhere else found
 
 
 def regions(scope: Scope) -> list[str]:
@@ -72,6 +74,16 @@ def resolve(scope: Scope, name: str) -> Zone:
     if row is None:
         raise not_found(scope.links.path("zones", name))
     return _zone(scope, scope.catalog(kind(scope)).index.name(row["id"]) or name, row)
+
+
+def name_in(scope: Scope, zone: Zone, text: str, field: str, collection: str) -> str:
+    """The name in a reference to something in this zone. Raises 400 for one to another zone or collection."""
+    reference = parse(text, field)
+    if reference.collection not in ("", collection):
+        raise invalid(field, f"'{text}'. The URL does not name one of {collection}.")
+    if reference.zone and resolve(scope, reference.zone).id != zone.id:
+        raise invalid(field, f"'{text}'. It must be in the zone '{zone.name}'.")
+    return reference.name
 
 
 def by_id(scope: Scope, zone_id: str) -> Zone | None:

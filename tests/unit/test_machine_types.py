@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import pytest
+
+from gstack.compute.v1 import machine_types_pb2 as pb
+from gstack.kernel.errors import ApiError
+from simulator.world import ServiceOffering, Zone
+from tests.conftest import Cloud, recorded_rows
+from tests.unit.made import ask
+from translator_service.resources import machine_types, zones
+from translator_service.scope import Scope
+
+ROWS = {row["name"]: row for row in recorded_rows("a-catalog", "listServiceOfferings")}
+PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
+FIXED = ["extra-large", "huge", "large", "medium", "micro", "small", "tiny"]
+
+
+def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> machine_types.MachineType:
+    return machine_types.resolve(scope, zones.resolve(scope, zone), text, "resource.machineType")
+
+
+def refused(scope: Scope, text: str, zone: str = "ch-gv2") -> ApiError:
+    with pytest.raises(ApiError) as error:
+        resolved(scope, text, zone)
+    return error.value
+
+
+def listed(scope: Scope, zone: str = "ch-gv2", expression: str = "") -> list[pb.MachineType]:
+    request = pb.ListMachineTypesRequest(project="demo", zone=zone, filter=expression)
+    return list(ask(scope, "MachineTypes.List", request).items)
+
+
+def offering(simulated: Cloud, name: str, **values: object) -> ServiceOffering:
+    world = simulated.app.world
+    given = {"display_text": name, "cpu_number": 1, "cpu_speed": 1000, "memory": 512, **values}
+    return world.add(ServiceOffering, name=name, **given)
+
+
+def test_mapping(scope: Scope) -> None:
+    found = machine_types.to_machine_type(scope, zones.resolve(scope, "ch-gv2"), "small", ROWS["Small"])
+    assert (found.kind, found.name, found.description) == ("compute#machineType", "small", "Small 2048MB 2 core")
+    assert (found.guestCpus, found.memoryMb) == (2, 2048)
+    assert found.HasField("isSharedCpu") and not found.isSharedCpu
+    assert found.maximumPersistentDisks > 0 and found.maximumPersistentDisksSizeGb > 0
+    assert found.zone == "ch-gv2"
+    assert found.selfLink == f"{PROJECT}/zones/ch-gv2/machineTypes/small"
+    assert found.creationTimestamp == "2026-11-22T23:21:04.000+00:00"
+
+
+@pytest.mark.parametrize(("zoneid", "expected"), [(None, True), ("", True), ("{id}", True), ("x,{id}", True), ("x", False)])
+def test_offerings_of_some_zones(scope: Scope, zoneid: str | None, expected: bool) -> None:
+    zone = zones.resolve(scope, "ch-gv2")
+    row = {**ROWS["Small"], "zoneid": zoneid and zoneid.format(id=zone.id)}
+    assert machine_types.in_zone(row, zone) is expected
+
+
+def test_list(scope: Scope, simulated: Cloud) -> None:
+    assert [item.name for item in listed(scope)] == FIXED
+    assert listed(scope) == listed(scope)
+    assert simulated.calls == {"listServiceOfferings": 1, "listZones": 1}
+
+
+def test_list_shows_what_the_zone_has(scope: Scope, simulated: Cloud) -> None:
+    zone = next(zone for zone in simulated.app.world.all(Zone) if zone.name == "CH-ZH-1")
+    offering(simulated, "Only here", zone=zone)
+    assert "only-here" in [item.name for item in listed(scope, "ch-zh-1")]
+    assert "only-here" not in [item.name for item in listed(scope, "ch-gv2")]
+    assert refused(scope, "only-here").code == 404
+    assert resolved(scope, "only-here", "ch-zh-1").name == "only-here"
+
+
+
+
+def test_filter(scope: Scope) -> None:
+    assert [item.name for item in listed(scope, expression="guestCpus > 2")] == ["extra-large", "huge", "large"]
+
+
+def test_unknown_zone(scope: Scope) -> None:
+    with pytest.raises(ApiError) as error:
+        listed(scope, "nope")
+    assert error.value.message == "The resource 'projects/demo/zones/nope' was not found"
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_aggregated(scope: Scope, everywhere: bool) -> None:
+    request = pb.AggregatedListMachineTypesRequest(project="demo", filter="name=micro", includeAllScopes=everywhere)
+    found = ask(scope, "MachineTypes.AggregatedList", request)
+    of_zones = ["zones/ch-gv2", "zones/ch-zh-1"]
+    assert sorted(found.items) == (["global", "regions/ch", "regions/ch-zh", *of_zones] if everywhere else of_zones)
+    assert [item.name for item in found.items["zones/ch-gv2"].machineTypes] == ["micro"]
+    if everywhere:
+        assert found.items["global"].warning.code == "NO_RESULTS_ON_PAGE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "small",
+        "Small",
+        "zones/ch-gv2/machineTypes/small",
+        "/zones/ch-gv2/machineTypes/small",
+        "projects/demo/zones/ch-gv2/machineTypes/small",
+        "https://elsewhere/compute/beta/projects/demo/zones/CH-GV2/machineTypes/small",
+    ],
+)
+def test_resolve(scope: Scope, text: str) -> None:
+    found = resolved(scope, text)
+    assert (found.name, found.row["name"], found.details) == ("small", "Small", {})
+
+
+def test_resolve_by_ids(scope: Scope) -> None:
+    found = resolved(scope, "small")
+    assert resolved(scope, found.row["id"]) == found
+    number = ask(scope, "MachineTypes.Get", pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType="small")).id
+    assert resolved(scope, str(number)) == found
+
+
+def test_unknown(scope: Scope) -> None:
+    error = refused(scope, "projects/demo/zones/ch-gv2/machineTypes/n1-standard-1")
+    assert error.code == 404
+    assert error.message == "The resource 'projects/demo/zones/ch-gv2/machineTypes/n1-standard-1' was not found"
+
+
+@pytest.mark.parametrize("text", ["zones/ch-zh-1/machineTypes/small", "zones/ch-gv2/disks/small", ""])
+def test_references_to_something_else(scope: Scope, text: str) -> None:
+    error = refused(scope, text)
+    assert (error.code, error.location) == (400, "resource.machineType")
+
+
+@pytest.mark.parametrize("text", ["custom-2-4096", "/zones/ch-gv2/machineTypes/custom-2-4096", "e2-custom-2-4096"])
+def test_custom(scope: Scope, text: str) -> None:
+    found = resolved(scope, text)
+    assert (found.name, found.row["name"]) == ("custom-2-4096", "Custom")
+    assert found.details == {"cpuNumber": "2", "memory": "4096"}
+
+
+@pytest.mark.parametrize("text", ["custom-9-4096", "custom-2-256", "custom-0-1024", "custom-8-32769"])
+def test_custom_outside_the_bounds(scope: Scope, text: str) -> None:
+    error = refused(scope, text)
+    assert (error.code, error.location) == (400, "resource.machineType")
+    assert text in error.message
+
+
+@pytest.mark.parametrize("text", ["custom-8-32768", "custom-1-512"])
+def test_custom_at_the_bounds(scope: Scope, text: str) -> None:
+    assert resolved(scope, text).name == text
+
+
+def test_custom_without_bounds(scope: Scope, simulated: Cloud) -> None:
+    offering(simulated, "Any", customized=True, cpu_number=None, cpu_speed=None, memory=None)
+    found = resolved(scope, "custom-9-4096")
+    assert found.row["name"] == "Any"
+    assert found.details == {"cpuNumber": "9", "memory": "4096", "cpuSpeed": "1000"}
+    # The one with bounds is taken where it fits, although the other comes first by name.
+    assert resolved(scope, "custom-2-4096").row["name"] == "Custom"
+
+
+def test_customized_offerings_have_no_name_of_their_own(scope: Scope) -> None:
+    assert refused(scope, "custom").code == 404
+
+
+def test_get(scope: Scope, simulated: Cloud) -> None:
+    request = pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType="large")
+    found = ask(scope, "MachineTypes.Get", request)
+    assert (found.name, found.guestCpus, found.memoryMb) == ("large", 4, 8182)
+    assert found in listed(scope)
+    assert simulated.calls == {"listServiceOfferings": 1, "listZones": 1}
+
+
+def test_get_custom(scope: Scope) -> None:
+    request = pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType="custom-2-4096")
+    found = ask(scope, "MachineTypes.Get", request)
+    assert (found.name, found.guestCpus, found.memoryMb) == ("custom-2-4096", 2, 4096)
+    assert found.selfLink.endswith("/zones/ch-gv2/machineTypes/custom-2-4096")
+
+
+def test_name_of_a_machine(scope: Scope) -> None:
+    zone = zones.resolve(scope, "ch-gv2")
+    fixed = {"serviceofferingid": resolved(scope, "small").row["id"], "serviceofferingname": "Small"}
+    assert machine_types.name_of(scope, zone, fixed) == "small"
+    free = {"serviceofferingid": resolved(scope, "custom-2-4096").row["id"], "cpunumber": 2, "memory": 4096}
+    assert machine_types.name_of(scope, zone, free) == "custom-2-4096"
+    withdrawn = {"serviceofferingid": "00000000-0000-4000-8000-000000000001", "serviceofferingname": "Old One"}
+    assert machine_types.name_of(scope, zone, withdrawn) == "old-one"
+
+
+def test_names_that_two_offerings_share(scope: Scope, simulated: Cloud) -> None:
+    younger = offering(simulated, "small", memory=1, created=simulated.app.world.now + 1000)
+    names = [item.name for item in listed(scope) if item.name.startswith("small")]
+    assert names == ["small", f"small-{younger.id[:8]}"]
+    assert resolved(scope, "small").row["name"] == "Small"
