@@ -20,14 +20,16 @@ def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> str:
 
 
 def names(scope: Scope, zone: str = "ch-gv2") -> list[str]:
-    return [item.name for item in ask(scope, "DiskTypes.List", pb.ListDiskTypesRequest(project="demo", zone=zone)).items]
+    return [
+        item.name for item in ask(scope, "DiskTypes.List", pb.ListDiskTypesRequest(project="demo", zone=zone)).items
+    ]
 
 
 def only(simulated: Cloud, *offerings: tuple[str, int]) -> None:
     """The cloud with these disk offerings: name and size, 0 for one that is chosen."""
     world = simulated.app.world
     for row in world.all(DiskOffering):
-        world.remove(row)
+        world.purge(row)
     for name, size in offerings:
         world.add(DiskOffering, name=name, display_text=name, size=size, customized=not size)
 

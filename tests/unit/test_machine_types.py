@@ -47,7 +47,9 @@ def test_mapping(scope: Scope) -> None:
     assert found.creationTimestamp == "2026-11-22T23:21:04.000+00:00"
 
 
-@pytest.mark.parametrize(("zoneid", "expected"), [(None, True), ("", True), ("{id}", True), ("x,{id}", True), ("x", False)])
+@pytest.mark.parametrize(
+    ("zoneid", "expected"), [(None, True), ("", True), ("{id}", True), ("x,{id}", True), ("x", False)]
+)
 def test_offerings_of_some_zones(scope: Scope, zoneid: str | None, expected: bool) -> None:
     zone = zones.resolve(scope, "ch-gv2")
     row = {**ROWS["Small"], "zoneid": zoneid and zoneid.format(id=zone.id)}
@@ -67,8 +69,6 @@ def test_list_shows_what_the_zone_has(scope: Scope, simulated: Cloud) -> None:
     assert "only-here" not in [item.name for item in listed(scope, "ch-gv2")]
     assert refused(scope, "only-here").code == 404
     assert resolved(scope, "only-here", "ch-zh-1").name == "only-here"
-
-
 
 
 def test_filter(scope: Scope) -> None:
@@ -111,7 +111,9 @@ def test_resolve(scope: Scope, text: str) -> None:
 def test_resolve_by_ids(scope: Scope) -> None:
     found = resolved(scope, "small")
     assert resolved(scope, found.row["id"]) == found
-    number = ask(scope, "MachineTypes.Get", pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType="small")).id
+    number = ask(
+        scope, "MachineTypes.Get", pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType="small")
+    ).id
     assert resolved(scope, str(number)) == found
 
 

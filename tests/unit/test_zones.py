@@ -52,7 +52,10 @@ def test_unknown(scope: Scope) -> None:
 def test_names_of_the_operator_and_without_a_dash(scope: Scope) -> None:
     scope.names.zones["CH-GV2"] = "europe"
     scope.names.regions["ch-zh-1"] = "here"
-    assert [(zone.name, zone.region) for zone in zones.all_zones(scope)] == [("ch-zh-1", "here"), ("europe-a", "europe")]
+    assert [(zone.name, zone.region) for zone in zones.all_zones(scope)] == [
+        ("ch-zh-1", "here"),
+        ("europe-a", "europe"),
+    ]
 
 
 def test_kinds_of_zones(scope: Scope) -> None:
@@ -64,7 +67,9 @@ def test_scopes(scope: Scope) -> None:
     assert zones.scopes(scope, True) == ["global", "regions/ch", "regions/ch-zh", "zones/ch-gv2", "zones/ch-zh-1"]
 
 
-@pytest.mark.parametrize("text", ["x", "zones/ch-gv2/things/x", "https://h/compute/v1/projects/demo/zones/CH-GV2/things/x"])
+@pytest.mark.parametrize(
+    "text", ["x", "zones/ch-gv2/things/x", "https://h/compute/v1/projects/demo/zones/CH-GV2/things/x"]
+)
 def test_name_in_zone(scope: Scope, text: str) -> None:
     assert zones.name_in(scope, zones.resolve(scope, "ch-gv2"), text, "f", "things") == "x"
 

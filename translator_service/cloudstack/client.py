@@ -30,7 +30,7 @@ log = structlog.get_logger()
 _EXPIRES = timedelta(minutes=10)
 # Longer ones go as POST: the server's limit for a request line with headers is 8 kB.
 _MAX_QUERY = 4000
-# Good escapes are matched too, so that the second half of `\\\\` is not taken for a beginning.
+# Good escapes are matched too, so that the second half of `\\` is not taken for a beginning.
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 
 Call = tuple[str, dict[str, str]]
@@ -126,7 +126,7 @@ class Endpoint:
             except requests.ConnectTimeout:
                 self._observe(command, "unreachable", time.monotonic() - started)
                 raise Unreachable("connect timeout") from None
-            except requests.ConnectionError as error:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if attempt == attempts:
                     self._observe(command, "unreachable", time.monotonic() - started)
                     refused = "Connection refused" in str(error) or "NewConnectionError" in str(error)
@@ -136,7 +136,7 @@ class Endpoint:
                 raise (MaybeDone if write else Unreachable)("no answer in time") from None
         if status == 200:
             self._observe(command, "ok", time.monotonic() - started)
-            return Answer(raw)
+            return _written(raw) if write else Answer(raw)
         self._observe(command, str(status), time.monotonic() - started)
         raise _error(status, raw, write)
 
@@ -188,6 +188,16 @@ class Endpoint:
             request.headers["Content-Length"] = str(len(encoded))
         reply = self._adapter.send(request, timeout=self._timeout(deadline), verify=self._verify)
         return reply.status_code, reply.content
+
+
+def _written(raw: bytes) -> Answer:
+    """The answer to a write, which must be readable: a torn one does not say what was done."""
+    answer = Answer(raw)
+    try:
+        _ = answer.body
+    except Unreachable as error:
+        raise MaybeDone(str(error)) from None
+    return answer
 
 
 def _error(status: int, raw: bytes, write: bool) -> Exception:

@@ -181,7 +181,7 @@ class Foreign:
 
 
 def foreign(scope: Scope, rows: Iterable[Row], taken: Iterable[str] = ()) -> list[Foreign]:
-    """Rows of listSecurityGroups made elsewhere, one firewall for each set of sources. taken: names of our own rules."""
+    """Rows of groups made elsewhere, one firewall for each set of sources. taken: names of our own rules."""
     reserved = [{"id": f"firewall/{name}", "name": name} for name in taken]
     groups = [row for row in rows if not projection.is_ours(row["name"])]
     index = scope.environment.index([*reserved, *groups], mapped={row["id"]: row["name"] for row in reserved})
