@@ -1,7 +1,7 @@
 """Who may ask for tokens: the programs that Google's tools are, and everybody's own CloudStack keys.
 
 A client whose id is a CloudStack API key and whose secret is the secret key acts for that key's user (as gstack 1.x had
-it). The tools' own ids are public: their secrets are printed in their sources, so they prove nothing and a person signs in.
+it). The tools' own ids are public: their secrets are printed in their sources, so a person signs in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WITHOUT_PKCE = frozenset(("32555940559.apps.googleusercontent.com",))
 
 @dataclass
 class Client:
-    """A client of the OAuth server. credential: set when the client itself is a user's keys. oauthlib reads `client_id`."""
+    """A client of the OAuth server, as oauthlib reads it. credential: set when the client itself is a user's keys."""
 
     client_id: str
     name: str

@@ -205,10 +205,10 @@ def _refusal(error: OAuth2Error) -> pb.HttpResponse:
     return pb.HttpResponse(status=400, headers={"Content-Type": "application/json"}, body=error.json)
 
 
-def _handlers(service: AuthService) -> dict[str, grpc.RpcMethodHandler]:
+def _handlers(service: AuthService) -> dict[str, Any]:
     """Every method of the proto, with errors as everywhere."""
     descriptor = pb.DESCRIPTOR.services_by_name["Auth"]
-    made = {}
+    made: dict[str, Any] = {}
     for method in descriptor.methods:
         request: Any = getattr(pb, method.input_type.name)
         made[method.name] = grpc.unary_unary_rpc_method_handler(
@@ -226,7 +226,9 @@ def main(settings: Settings) -> None:
     master = sealing.Sealer(sealing.read_key(settings.master_key_path()))
     shared = sealing.Sealer(sealing.read_key(settings.sealing_key_path()))
     store = AuthStore(settings.auth_database(), master)
-    stub = identity_pb2_grpc.IdentityStub(rpc.channel(settings.translator_target))
+    stub = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
+        rpc.channel(settings.translator_target)
+    )
     server = rpc.Server(settings.auth_threads)
     server.add_generic("gstack.auth.v1.Auth", _handlers(AuthService(store, shared, stub, settings)))
     stop = threading.Event()

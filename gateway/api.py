@@ -77,7 +77,7 @@ class Api:
         self.settings = settings
         self.router = Router()
         self.tokens = tokens
-        self._calls = {route.rpc: translator.unary_unary(route.rpc) for route in self.router.routes}
+        self._calls: dict[str, Any] = {route.rpc: translator.unary_unary(route.rpc) for route in self.router.routes}
         self._encoded: LRUCache[Any, bytes] = LRUCache(settings.reply_cache_bytes, getsizeof=len)
         self._lock = threading.Lock()
         self.steps = (self.normalize, self.find_route, self.authenticate, self.decode, self.call)

@@ -19,7 +19,7 @@ import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from gstack.kernel.contract import enum_values, is_map
+from gstack.kernel.contract import enum_values, is_map, message_of
 from gstack.kernel.errors import ApiError
 
 Encode = Callable[[Any], Any]
@@ -71,7 +71,7 @@ def encoder(descriptor: Descriptor) -> Callable[[Message], dict[str, Any]]:
 
 def _field_encoder(field: FieldDescriptor) -> Encode:
     if is_map(field):
-        value_field = field.message_type.fields_by_name["value"]
+        value_field = message_of(field).fields_by_name["value"]
         convert = _value_encoder(value_field)
         return lambda pairs: {key: convert(pairs[key]) for key in sorted(pairs)}
     convert = _value_encoder(field)
@@ -82,8 +82,12 @@ def _field_encoder(field: FieldDescriptor) -> Encode:
 
 def _value_encoder(field: FieldDescriptor) -> Encode:
     if field.message_type is not None:
-        descriptor = field.message_type
-        return lambda value: encoder(descriptor)(value)
+        descriptor = message_of(field)
+
+        def encode_later(value: Any) -> Any:
+            return encoder(descriptor)(value)
+
+        return encode_later
     if field.type in _LONG:
         return str
     return _base64 if field.type == FieldDescriptor.TYPE_BYTES else _same
@@ -138,7 +142,7 @@ def _says_nothing(value: Any) -> bool:
 def _field_decoder(field: FieldDescriptor) -> Decode:
     name = field.name
     if is_map(field):
-        convert = scalar(field.message_type.fields_by_name["value"])
+        convert = scalar(message_of(field).fields_by_name["value"])
 
         def fill_map(message: Message, value: Any, path: str) -> None:
             if not isinstance(value, dict):
@@ -149,7 +153,7 @@ def _field_decoder(field: FieldDescriptor) -> Decode:
 
         return fill_map
     if field.message_type is not None:
-        descriptor = field.message_type
+        descriptor = message_of(field)
 
         def fill_messages(message: Message, value: Any, path: str) -> None:
             if not isinstance(value, list):

@@ -14,7 +14,7 @@ import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway.routes import VERSIONS, Route, Router
-from gstack.kernel.contract import comment, enum_values, http_rule, is_map
+from gstack.kernel.contract import comment, enum_values, http_rule, is_map, message_of
 
 _TYPES: dict[int, dict[str, str]] = {
     FieldDescriptor.TYPE_STRING: {"type": "string"},
@@ -104,25 +104,24 @@ class Discovery:
     def _schemas(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
-        def visit(descriptor: Descriptor) -> None:
+        def visit(descriptor: Any) -> None:
             if descriptor.name in found or descriptor.containing_type is not None:
                 return
             found[descriptor.name] = schema = {"id": descriptor.name}
             schema |= _object(descriptor)
             visit_fields(descriptor)
 
-        def visit_fields(descriptor: Descriptor) -> None:
+        def visit_fields(descriptor: Any) -> None:
             for field in descriptor.fields:
                 if field.message_type is not None:
-                    visit_fields(field.message_type) if field.message_type.containing_type else visit(
-                        field.message_type
-                    )
+                    inner = message_of(field)
+                    (visit_fields if inner.containing_type else visit)(inner)
 
         for route in self._router.routes:
             if route.reply.DESCRIPTOR.fields:
                 visit(route.reply.DESCRIPTOR)
             if route.body:
-                visit(route.descriptor.input_type.fields_by_name[route.body].message_type)
+                visit(message_of(route.descriptor.input_type.fields_by_name[route.body]))
         return dict(sorted(found.items()))
 
     def _resources(self, version: str) -> dict[str, Any]:
@@ -137,11 +136,11 @@ class Discovery:
 
 
 _COMMON_PARAMETERS = {
-    "alt": {"type": "string", "default": "json", "enum": ["json"], "location": "query", "description": "Form of the answer.",
-            "enumDescriptions": ["JSON"]},
+    "alt": {"type": "string", "default": "json", "enum": ["json"], "enumDescriptions": ["JSON"], "location": "query",
+            "description": "Form of the answer."},
     "fields": {"type": "string", "location": "query", "description": "Fields to return."},
     "key": {"type": "string", "location": "query", "description": "Accepted and ignored."},
-    "oauth_token": {"type": "string", "location": "query", "description": "Not accepted; use the Authorization header."},
+    "oauth_token": {"type": "string", "location": "query", "description": "Not accepted; use a header."},
     "prettyPrint": {"type": "boolean", "default": "true", "location": "query", "description": "Indent the answer."},
     "quotaUser": {"type": "string", "location": "query", "description": "Accepted and ignored."},
     "userIp": {"type": "string", "location": "query", "description": "Accepted and ignored."},
@@ -150,7 +149,7 @@ _COMMON_PARAMETERS = {
 
 def _schema(field: FieldDescriptor) -> dict[str, Any]:
     if is_map(field):
-        value = field.message_type.fields_by_name["value"]
+        value = message_of(field).fields_by_name["value"]
         return {"type": "object", "additionalProperties": _single(value), "description": comment(field)}
     single = _single(field)
     if accepted := enum_values(field):
@@ -193,7 +192,7 @@ def _method(route: Route) -> dict[str, Any]:
         "scopes": list(_SCOPES) if not route.mutates else list(_SCOPES)[:2],
     }
     if route.body:
-        found["request"] = {"$ref": request.fields_by_name[route.body].message_type.name}
+        found["request"] = {"$ref": message_of(request.fields_by_name[route.body]).name}
     if route.reply.DESCRIPTOR.fields:
         found["response"] = {"$ref": route.reply.DESCRIPTOR.name}
     return found
@@ -202,7 +201,9 @@ def _method(route: Route) -> dict[str, Any]:
 def _absent_method(collection: str, name: str) -> dict[str, Any]:
     one = collection.removesuffix("s")
     in_path = ["project"] if name == "list" else ["project", one]
-    parameters: dict[str, dict[str, Any]] = {part: {"type": "string", "location": "path", "required": True} for part in in_path}
+    parameters: dict[str, dict[str, Any]] = {
+        part: {"type": "string", "location": "path", "required": True} for part in in_path
+    }
     if name == "list":
         parameters |= {part: {"type": "string", "location": "query"} for part in ("filter", "maxResults", "pageToken")}
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
@@ -17,7 +18,7 @@ _HEADERS = ("authorization", "content-type")
 
 class OAuth:
     def __init__(self, channel: grpc.Channel):
-        self._auth = auth_pb2_grpc.AuthStub(channel)
+        self._auth: Any = auth_pb2_grpc.AuthStub(channel)  # type: ignore[no-untyped-call]
 
     def token(self, uri: str, request: Request, address: str) -> Response:
         try:
@@ -34,7 +35,7 @@ class OAuth:
     def authorize(self, uri: str, request: Request) -> auth_pb2.AuthorizeResponse | Response:
         """What the login page needs, or the answer to an invalid request."""
         try:
-            found = self._auth.Authorize(_message(uri, request, ""), timeout=_TIMEOUT)
+            found: auth_pb2.AuthorizeResponse = self._auth.Authorize(_message(uri, request, ""), timeout=_TIMEOUT)
         except grpc.RpcError as failure:
             raise from_rpc(failure) from None
         return _response(found.response) if found.HasField("response") else found
@@ -50,7 +51,8 @@ class OAuth:
             remote_address=address,
         )
         try:
-            return self._auth.Login(message, timeout=_TIMEOUT)
+            answer: auth_pb2.LoginResponse = self._auth.Login(message, timeout=_TIMEOUT)
+            return answer
         except grpc.RpcError as failure:
             raise from_rpc(failure) from None
 

@@ -29,6 +29,7 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             f"export CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1\n"
             f"export CLOUDSDK_AUTH_TOKEN_HOST={base}/oauth2/token\n"
             f"export CLOUDSDK_AUTH_CLIENT_ID=API_KEY CLOUDSDK_AUTH_CLIENT_SECRET=SECRET_KEY\n"
+            f"export CLOUDSDK_CORE_ACCOUNT=me@example.org\n"
             f"gcloud auth activate-refresh-token me@example.org anything\n"
             f"gcloud compute zones list",
         ),
@@ -46,6 +47,15 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             f"                          client_id='API_KEY', client_secret='SECRET_KEY')\n"
             f"zones = compute_v1.ZonesClient(credentials=credentials, client_options={{'api_endpoint': '{base}'}})\n"
             f"print([zone.name for zone in zones.list(project='{project}')])",
+        ),
+        Snippet(
+            "libcloud",
+            f'# credentials.json: {{{{"access_token": "TOKEN", "expire_time": "2099-01-01T00:00:00Z"}}}}\n'
+            f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
+            f"driver = GCENodeDriver('any@project.iam.gserviceaccount.com', 'unused', project='{project}',\n"
+            f"                       auth_type='SA', credential_file='credentials.json', secure={base.startswith('https')}, "
+            f"proxy_url='{base}')\n"
+            f"print(driver.list_nodes())",
         ),
         Snippet(
             "Terraform",

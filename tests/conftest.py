@@ -117,7 +117,8 @@ def scope_for(environment: Environment) -> OpenScope:
 
     def make(project: str = "demo", account: str = "demo", **options: Any) -> Scope:
         user = environment_user(account)
-        return open_scope(environment, environment.sealer.seal(orjson.dumps(user), CREDENTIAL), project, LINK_BASE, **options)
+        credential = environment.sealer.seal(orjson.dumps(user), CREDENTIAL)
+        return open_scope(environment, credential, project, LINK_BASE, **options)
 
     def environment_user(account: str) -> dict[str, str]:
         user = account.partition("@")[0]

@@ -77,7 +77,7 @@ class Catalog:
             return slot.entry
 
     def find(self, owner: str, kind: Kind, client: Client, name: str) -> dict[str, Any] | None:
-        """The row with this GCE name (or verbatim name, uuid, number); a miss asks CloudStack again, at most each second."""
+        """The row with this GCE name (or verbatim name, uuid, number); a miss asks again, at most each second."""
         entry = self.get(owner, kind, client)
         row = entry.index.find(name)
         if row is None and entry.fetched < time.monotonic() - _MISS_PAUSE:

@@ -66,7 +66,7 @@ def _account(environment: Environment, keys: Keys) -> pb.Account:
 
 
 def add_service(server: Server, environment: Environment) -> None:
-    def handler(function: Callable[[Environment, Any], Any], request: type[Any], name: str) -> grpc.RpcMethodHandler:
+    def handler(function: Callable[[Environment, Any], Any], request: type[Any], name: str) -> Any:
         def call(message: Any, context: grpc.ServicerContext) -> Any:
             try:
                 return function(environment, message)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from gstack.kernel.contract import message_of
 from translator_service.filters import compile_filter
 from translator_service.scope import Scope
 
@@ -23,8 +24,8 @@ def page(
     *,
     identity: Callable[[Any], str] = lambda item: str(item.id),
 ) -> L:
-    """`answer(kind, id, items, nextPageToken, selfLink)` for a list request. path: below the project, `zones/z/disks`."""
-    predicate = compile_filter(request.filter, answer.DESCRIPTOR.fields_by_name["items"].message_type)
+    """`answer(kind, id, items, nextPageToken, selfLink)` for a list request. path: below the project."""
+    predicate = compile_filter(request.filter, message_of(answer.DESCRIPTOR.fields_by_name["items"]))
     chosen = [item for item in items if predicate(item)] if predicate else items
     shown, token = scope.environment.pager.page(
         chosen, request, scope=path, name=_name, created=_created, identity=identity
@@ -46,9 +47,9 @@ def aggregated(
     answer: type[L],
     collection: str,
 ) -> L:
-    """An aggregated list. items: (scope as `zones/z`, message); scopes: all that exist, the empty ones get a warning."""
-    scoped_field = answer.DESCRIPTOR.fields_by_name["items"].message_type.fields_by_name["value"].message_type
-    item_type = scoped_field.fields_by_name[collection].message_type
+    """An aggregated list. items: (scope as `zones/z`, message); scopes: all, the empty ones get a warning."""
+    scoped = message_of(message_of(answer.DESCRIPTOR.fields_by_name["items"]).fields_by_name["value"])
+    item_type = message_of(scoped.fields_by_name[collection])
     predicate = compile_filter(request.filter, item_type)
     chosen = [pair for pair in items if predicate is None or predicate(pair[1])]
     shown, token = scope.environment.pager.page(

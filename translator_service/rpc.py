@@ -46,7 +46,7 @@ METHODS: dict[str, Method] = {}
 def rpc(
     name: str, *, calls: tuple[str, ...] = (), differences: str = "", public_projects: bool = False
 ) -> Callable[[Function], Function]:
-    """Register a method. `calls` (CloudStack commands) and `differences` (from GCE) become the coverage page in docs/."""
+    """Register a method. `calls` (CloudStack commands) and `differences` (from GCE) become docs/mapping.md."""
 
     def register(function: Function) -> Function:
         METHODS[name] = Method(function, public_projects, calls, differences)
@@ -85,7 +85,8 @@ def _method(
         return missing
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:
-        metadata = dict(context.invocation_metadata())
+        pairs: Any = context.invocation_metadata()
+        metadata: dict[str, Any] = dict(pairs)
         left = context.time_remaining()
         deadline = time.monotonic() + (left - _MARGIN if left else environment.settings.cloudstack_timeout)
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ class Environment:
         """The GCE name of a name alone, for what is not listed (any more)."""
         return naming.slug(verbatim) if self.settings.naming == "rfc1035" else verbatim
 
-    def index(self, rows: list[naming.Row], **options: Any) -> Index:
+    def index(self, rows: Iterable[naming.Row], **options: Any) -> Index:
         return Index(rows, self.settings.naming, **options)
 
 
@@ -120,7 +120,7 @@ class Scope:
 
 
 def projects_kind(environment: Environment) -> Kind:
-    return Kind("projects", 60.0, lambda client: client.read_all("listProjects"), lambda rows: environment.index(rows))
+    return Kind("projects", 60.0, lambda client: client.read_all("listProjects"), environment.index)
 
 
 def caller_of(environment: Environment, credential: bytes) -> Caller:

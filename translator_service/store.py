@@ -1,4 +1,4 @@
-"""What CloudStack cannot hold: operations, firewall intents, project metadata, heartbeats. The translator's SQL database.
+"""What CloudStack cannot hold: operations, firewall intents, project metadata, heartbeats. In one SQL database.
 
 Plain functions over SQLAlchemy Core; SQLite by default, PostgreSQL for replicas. Times are seconds since the epoch.
 `owner` is the key of a project (see scope.Project.key): rows of one are never shown to another.

@@ -69,7 +69,7 @@ def _cloud_config(keys: list[SshKey], script: str) -> bytes:
         users: dict[str, list[str]] = {}
         for key in keys:
             users.setdefault(key.user, []).append(key.public_key)
-        config["users"] = ["default"] + [  # type: ignore[operator]
+        config["users"] = ["default"] + [
             {
                 "name": user,
                 "sudo": "ALL=(ALL) NOPASSWD:ALL",

@@ -99,7 +99,11 @@ from google.oauth2.credentials import Credentials
 
 PROJECT = {project!r}
 credentials = Credentials(
-    None, refresh_token="keys", token_uri={endpoint + "/oauth2/token"!r}, client_id={api_key!r}, client_secret={secret_key!r}
+    None,
+    refresh_token="keys",
+    token_uri={endpoint + "/oauth2/token"!r},
+    client_id={api_key!r},
+    client_secret={secret_key!r},
 )
 options = {{"api_endpoint": {endpoint!r}}}
 
@@ -153,7 +157,8 @@ provider "google" {{
 '''
     script = (
         "export GOOGLE_OAUTH_ACCESS_TOKEN=$(curl -s "
-        f"{endpoint}/oauth2/token -d grant_type=client_credentials -d client_id={api_key} -d client_secret={secret_key} | "
+        f"{endpoint}/oauth2/token -d grant_type=client_credentials "
+        f"-d client_id={api_key} -d client_secret={secret_key} | "
         "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"access_token\"])')\n"
     )
     provider = _save(folder / "provider.tf", text)

@@ -19,8 +19,8 @@ from translator_service.cloudstack.errors import CloudStackError, Unreachable
 SUPPORTED = ((4, 18), (4, 22))
 # Commands without which something that gstack offers fails.
 NEEDED = (
-    "deployVirtualMachine", "destroyVirtualMachine", "startVirtualMachine", "stopVirtualMachine", "rebootVirtualMachine",
-    "updateVirtualMachine", "listVolumes", "listTemplates", "listNetworks", "createTags", "queryAsyncJobResult",
+    "deployVirtualMachine", "destroyVirtualMachine", "startVirtualMachine", "stopVirtualMachine",
+    "rebootVirtualMachine", "updateVirtualMachine", "listVolumes", "listTemplates", "listNetworks", "createTags", "queryAsyncJobResult",
 )  # fmt: skip
 _MAX_SKEW = 120.0
 

@@ -64,7 +64,7 @@ def http_rule(method: MethodDescriptor) -> HttpRule:
 
 def enum_values(field: FieldDescriptor) -> tuple[str, ...]:
     """Values that a string field accepts; empty when it accepts any."""
-    return tuple(field.GetOptions().Extensions[field_pb2.enum])
+    return tuple(field.GetOptions().Extensions[field_pb2.enum])  # type: ignore[index]
 
 
 def is_map(field: FieldDescriptor) -> bool:
@@ -93,6 +93,12 @@ def _name_at(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str:
         node = getattr(node, node.DESCRIPTOR.fields_by_number[number].name)[index]
         name = f"{name}.{node.name}"
     return name
+
+
+def message_of(field: Any) -> Descriptor:
+    """The message type of a field that has one. (The type stubs have two classes of descriptors; they are one.)"""
+    found: Descriptor = field.message_type
+    return found
 
 
 def comment(descriptor: Descriptor | FieldDescriptor | MethodDescriptor | ServiceDescriptor) -> str:

@@ -95,7 +95,8 @@ class ApiError(Exception):
 
 def from_rpc(failure: grpc.RpcError) -> ApiError:
     """The ApiError a service raised, or what gRPC's own status means."""
-    for key, value in failure.trailing_metadata() or ():
+    metadata: Any = failure.trailing_metadata()
+    for key, value in metadata or ():
         if key == METADATA_KEY:
             error = error_pb2.Error.FromString(value)
             return ApiError(error.code, error.message, error.reason, error.location, error.retry_after)

@@ -77,20 +77,26 @@ def fail(context: grpc.ServicerContext, error: ApiError) -> Any:
     context.abort(error.grpc_status(), error.message)
 
 
+def aborted(context: Any) -> bool:
+    """Whether the call was ended on purpose: `abort` raises through the method like any other exception."""
+    return context.code() is not None
+
+
 def guarded(
     method: Callable[[Any, grpc.ServicerContext], Any], name: str
 ) -> Callable[[Any, grpc.ServicerContext], Any]:
     """Wrap a method so that ApiErrors cross the wire and anything else is logged once and answered with 500."""
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:
-        request_id = dict(context.invocation_metadata()).get("x-request-id", "")
+        metadata: Any = context.invocation_metadata()
+        request_id = str(dict(metadata).get("x-request-id", ""))
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 return method(request, context)
             except ApiError as error:
                 return fail(context, error)
             except Exception:
-                if context.code() is None:
+                if not aborted(context):
                     log.exception("unexpected_error", method=name)
                     return fail(context, ApiError(500, f"Internal error. Request id: {request_id}"))
                 raise
@@ -108,7 +114,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._names: list[str] = []
 
-    def add_generic(self, service: str, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
+    def add_generic(self, service: str, handlers: dict[str, Any]) -> None:
         self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self._names.append(service)
 

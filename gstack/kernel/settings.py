@@ -62,7 +62,9 @@ class Settings(BaseSettings):
         default="", description="API address of CloudStack, such as `https://cloud.example.org/client/api`."
     )
     cloudstack_ca: Path | None = Field(default=None, description="CA bundle (PEM) for CloudStack, if not a public one.")
-    cloudstack_connections: int = Field(default=128, ge=1, description="Kept connections of a translator to CloudStack.")
+    cloudstack_connections: int = Field(
+        default=128, ge=1, description="Kept connections of a translator to CloudStack."
+    )
     cloudstack_timeout: float = Field(default=60.0, gt=0, description="Longest wait for one answer of CloudStack.")
 
     database_url: str = Field(

@@ -33,7 +33,7 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Stack:
-    """Gateway, translator, auth and simulator; `restart("translator")`, `kill("translator")`, `start(...)` one of them."""
+    """Gateway, translator, auth and simulator, each of which can be stopped, killed and started."""
 
     folder: Path
     port: int

@@ -132,7 +132,7 @@ def test_signatures_hold_for_any_value(cloud_server: Cloud, values: dict[str, st
     try:
         Client(endpoint, KEYS).read("listZones", values)
     except CloudStackError as error:
-        assert error.code in (430, 431), error  # anything but 401
+        assert error.code != 401, error  # 530 is for what its database cannot compare
     finally:
         endpoint.close()
 
@@ -216,7 +216,7 @@ def test_a_dropped_write_may_be_done_and_is_sent_once(simulated: Cloud, client: 
     assert simulated.app.calls["listZones"] == 1
 
 
-TORN = [None, http(EMPTY, length=len(EMPTY) + 10), b"HTTP/1.1 200"]
+TORN = [None, http(EMPTY, length=len(EMPTY) + 10), b"nonsense\r\n\r\n"]
 
 
 @pytest.mark.parametrize("torn", TORN)
@@ -241,9 +241,10 @@ def test_a_write_is_sent_once(server: Server, torn: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_a_refused_connection_did_nothing(server: Server, write: bool) -> None:
-    client = server.client()
-    server.close()
+def test_a_refused_connection_did_nothing(write: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    client = Client(Endpoint(f"http://127.0.0.1:{port}/client/api"), KEYS)
     error = failed(lambda: (client.write if write else client.read)("listZones"))
     assert type(error) is Unreachable
 

@@ -146,9 +146,14 @@ def test_references_to_something_else(scope: Scope, text: str) -> None:
     assert (error.code, error.location) == (400, "f")
 
 
-def test_resolve_costs_no_call_beyond_the_list(scope: Scope, simulated: Cloud) -> None:
-    for text in ("linux-debian-12-64-bit", "family/debian-12", "projects/debian-cloud/global/images/family/debian-12"):
-        resolved(scope, text.replace("family/", "global/images/family/") if text.startswith("family") else text)
+@pytest.mark.parametrize("zone", ["ch-gv2", "ch-zh-1"])
+def test_resolve_costs_no_call_beyond_the_list(scope: Scope, simulated: Cloud, zone: str) -> None:
+    for text in (
+        "linux-debian-12-64-bit",
+        "global/images/family/debian-12",
+        "projects/debian-cloud/global/images/family/debian-12",
+    ):
+        resolved(scope, text, zone)
     assert simulated.calls == {"listTemplates": 2, "listZones": 1}
 
 

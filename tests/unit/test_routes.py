@@ -183,8 +183,8 @@ def test_parameters_are_converted() -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [("alt", "json"), ("$alt", "json"), ("prettyPrint", "true"), ("key", "x"), ("$.xgafv", "2"), ("quotaUser", "u")]
-    + [("unknown", ""), ("unknown", "False"), ("unknown", "0"), ("maxResults", ""), ("returnPartialSuccess", "")],
+    [("alt", "json"), ("$alt", "json"), ("prettyPrint", "true"), ("key", "x"), ("$.xgafv", "2"), ("quotaUser", "u"),
+     ("unknown", ""), ("unknown", "False"), ("unknown", "0"), ("maxResults", ""), ("returnPartialSuccess", "")],
 )  # fmt: skip
 def test_parameters_that_change_nothing(query: tuple[str, str]) -> None:
     assert decode("instances.list", [query]) == decode("instances.list")

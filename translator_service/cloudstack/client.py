@@ -141,7 +141,7 @@ class Endpoint:
         raise _error(status, raw, write)
 
     def login(self, username: str, password: str, domain: str, deadline: float) -> dict[str, Any]:
-        """A session for name and password, its keys fetched, the session ended. Returns `getUserKeys` and `login` merged.
+        """A session for name and password, its keys fetched, the session ended. Returns both answers merged.
 
         Raises CloudStackError 531 for a wrong password.
         """

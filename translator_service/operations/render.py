@@ -27,7 +27,7 @@ def from_cloudstack(text: str) -> str:
         return UNKNOWN_TIME
 
 
-def operation(row: Mapping[str, Any], links: Links) -> pb.Operation:
+def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:
     """A row of the operations table as a client sees it."""
     scope: str = row["scope"]
     message = pb.Operation(

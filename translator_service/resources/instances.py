@@ -269,8 +269,8 @@ def find_by_id(scope: Scope, zone: Zone, machine_id: str) -> Row | None:
 @rpc(
     "Instances.Get",
     calls=("listVirtualMachines", "listVolumes"),
-    differences="One call: the boot disk is told by the machine's details. A machine made elsewhere costs a second call "
-    "for its disks. Disks attached elsewhere to a machine made here are shown by list, not by get.",
+    differences="One call: the boot disk is told by the machine's details. A machine made elsewhere costs a second "
+    "call for its disks. Disks attached elsewhere to a machine made here are shown by list, not by get.",
 )
 def get(scope: Scope, request: pb.GetInstanceRequest) -> Any:
     zone = zones.resolve(scope, request.zone)
@@ -451,7 +451,7 @@ def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
 @rpc(
     "Instances.SetMetadata",
     calls=("listVirtualMachines", "updateVirtualMachine"),
-    differences="The guest sees new keys and scripts when it asks for its user data again, at the latest at its next boot.",
+    differences="The guest sees new keys and scripts when it asks for its user data again, at its next boot.",
 )
 def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Message:
     items = check_metadata(request.resource, "resource")

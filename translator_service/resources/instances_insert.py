@@ -22,7 +22,7 @@ from translator_service.naming import Row, number
 from translator_service.operations import engine
 from translator_service.operations.engine import OperationError, Run, handler
 from translator_service.resources import disk_types, images, instances, machine_types, networks, zones
-from translator_service.resources.projects import check_metadata
+from translator_service.resources.projects import check_metadata, common_metadata
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -34,11 +34,11 @@ EPHEMERAL = "gce-ephemeral"
 @rpc(
     "Instances.Insert",
     calls=(
-        "listVirtualMachines", "createSecurityGroup", "registerSSHKeyPair", "deployVirtualMachine", "associateIpAddress",
-        "enableStaticNat", "createFirewallRule",
+        "listVirtualMachines", "createSecurityGroup", "registerSSHKeyPair", "deployVirtualMachine",
+        "associateIpAddress", "enableStaticNat", "createFirewallRule",
     ),
-    differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. In a "
-    "zone with security groups the internal address is the external one, whether asked for or not.",
+    differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. In "
+    "a zone with security groups the internal address is the external one, whether asked for or not.",
 )  # fmt: skip
 def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     """Raises 400, 404 and 409 for whatever the operation could not do."""
@@ -74,7 +74,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     parameters |= disk_parameters | network_parameters | _merge_details(parameters, details)
     if data:
         parameters["userdata"] = data
-    common = {item.key: item.value for item in instances.common_metadata(scope).items}
+    common = {item.key: item.value for item in common_metadata(scope).items}
     payload = {
         "zone": zone.name,
         "name": wanted.name,

@@ -56,12 +56,12 @@ def list_(scope: Scope, request: Any) -> Message:
     )
 
 
-def delete(scope: Scope, request: Any, empty: type[Message]) -> Message:
+def delete(scope: Scope, request: Any) -> Message:
     """Forgets a finished operation; one that runs cannot be deleted."""
     found = _find(scope, request, _where(request))
     if found.status != "DONE" or not scope.store.delete_operation(scope.project.key, request.operation):
         raise ApiError(400, f"The operation '{request.operation}' is not done.", "resourceNotReady")
-    return empty()
+    return _EMPTY[_where(request).partition("/")[0]]()
 
 
 @rpc("GlobalOperations.AggregatedList")
@@ -72,12 +72,14 @@ def aggregated_list(scope: Scope, request: pb.AggregatedListOperationsRequest) -
     return lists.aggregated(scope, request, pairs, everywhere, pb.OperationAggregatedList, "operations")
 
 
-for _scope, _empty in (
-    ("Zone", pb.DeleteZoneOperationResponse),
-    ("Region", pb.DeleteRegionOperationResponse),
-    ("Global", pb.DeleteGlobalOperationResponse),
-):
+_EMPTY: dict[str, type[Message]] = {
+    "zones": pb.DeleteZoneOperationResponse,
+    "regions": pb.DeleteRegionOperationResponse,
+    "global": pb.DeleteGlobalOperationResponse,
+}
+
+for _scope in ("Zone", "Region", "Global"):
     rpc(f"{_scope}Operations.Get")(get)
     rpc(f"{_scope}Operations.List")(list_)
-    rpc(f"{_scope}Operations.Wait", calls=())(wait)
-    rpc(f"{_scope}Operations.Delete")(lambda scope, request, empty=_empty: delete(scope, request, empty))
+    rpc(f"{_scope}Operations.Wait")(wait)
+    rpc(f"{_scope}Operations.Delete")(delete)

@@ -1,0 +1,294 @@
+"""Our contract against Google's discovery document of compute v1, and the document that we serve."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from googleapiclient.discovery import build_from_document
+from googleapiclient.http import HttpMockSequence
+
+from gateway.discovery import Discovery
+from gateway.routes import VERSIONS, Router
+from gstack.kernel.contract import comment, enum_values, http_rule, is_map, method_id, services
+
+METHODS = {method_id(method): method for service in services() for method in service.methods}
+ROOT = "http://gw.example.org:5000"
+
+# Parameters and fields of ours that Google's document of today does not have.
+EXTRA_PARAMETERS = {
+    # gcloud and older libraries still send it; Google took it out of the document in 2026.
+    "returnPartialSuccess",
+}
+EXTRA_FIELDS = {
+    # API version v1beta16, which gcutil can speak: the image of an instance, without boot disk.
+    "Instance.image",
+}
+# Methods of v1beta16 that we know by name only.
+EXTRA_METHODS = {"compute.kernels.list", "compute.kernels.get"}
+# Shapes that Google writes out wherever they occur and that are one message of ours.
+INLINE = {"Warning"}
+
+# What gcutil asks of a document before any command (facts of its source, gcutil 1.16.1).
+GCUTIL = {
+    "disks", "firewalls", "globalOperations", "images", "instances", "machineTypes", "networks", "projects", "routes",
+    "snapshots", "zoneOperations", "zones",
+}  # fmt: skip
+
+_TYPES: dict[int, tuple[str, str | None]] = {
+    FieldDescriptor.TYPE_STRING: ("string", None),
+    FieldDescriptor.TYPE_BOOL: ("boolean", None),
+    FieldDescriptor.TYPE_BYTES: ("string", "byte"),
+    FieldDescriptor.TYPE_INT32: ("integer", "int32"),
+    FieldDescriptor.TYPE_UINT32: ("integer", "uint32"),
+    FieldDescriptor.TYPE_INT64: ("string", "int64"),
+    FieldDescriptor.TYPE_UINT64: ("string", "uint64"),
+    FieldDescriptor.TYPE_DOUBLE: ("number", "double"),
+}
+
+
+@cache
+def google() -> dict[str, Any]:
+    folder = resources.files("googleapiclient.discovery_cache").joinpath("documents")
+    return json.loads(folder.joinpath("compute.v1.json").read_bytes())
+
+
+@cache
+def googles_methods() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+
+    def visit(resource: dict[str, Any]) -> None:
+        found.update({method["id"]: method for method in resource.get("methods", {}).values()})
+        for below in resource.get("resources", {}).values():
+            visit(below)
+
+    visit(google())
+    return found
+
+
+def served(version: str = "v1") -> dict[str, Any]:
+    found = Discovery(Router()).document(version, ROOT)
+    assert found is not None
+    return json.loads(found[0])
+
+
+def messages() -> dict[str, Descriptor]:
+    """Every message that stands for a schema of its own, below the bodies and answers."""
+    found: dict[str, Descriptor] = {}
+
+    def visit(descriptor: Descriptor) -> None:
+        if descriptor.full_name in found:
+            return
+        found[descriptor.full_name] = descriptor
+        for field in descriptor.fields:
+            if field.message_type is not None:
+                visit(field.message_type)
+
+    for method in METHODS.values():
+        if method.output_type.fields:
+            visit(method.output_type)
+        if body := http_rule(method).body:
+            visit(method.input_type.fields_by_name[body].message_type)
+    return {name: one for name, one in found.items() if one.containing_type is None}
+
+
+@pytest.mark.parametrize("identity", METHODS)
+def test_methods(identity: str) -> None:
+    method, theirs = METHODS[identity], googles_methods()[identity]
+    rule = http_rule(method)
+    assert rule.verb == theirs["httpMethod"]
+    assert rule.path == "/compute/v1/" + theirs["path"].replace("{+", "{")
+    body = method.input_type.fields_by_name[rule.body].message_type.name if rule.body else None
+    assert body == theirs.get("request", {}).get("$ref")
+    answer = method.output_type.name if method.output_type.fields else None
+    assert answer == theirs.get("response", {}).get("$ref")
+
+
+def _parameters(method: MethodDescriptor) -> list[FieldDescriptor]:
+    return [field for field in method.input_type.fields if field.name != http_rule(method).body]
+
+
+@pytest.mark.parametrize("identity", METHODS)
+def test_parameters(identity: str) -> None:
+    method, theirs = METHODS[identity], googles_methods()[identity]["parameters"]
+    path = http_rule(method).path
+    for field in _parameters(method):
+        if field.name in EXTRA_PARAMETERS and field.name not in theirs:
+            continue
+        found = theirs[field.json_name]
+        assert _TYPES[field.type] == (found["type"], found.get("format")), field.name
+        assert field.is_repeated == found.get("repeated", False), field.name
+        assert found["location"] == ("path" if f"{{{field.name}}}" in path else "query"), field.name
+    ours = {field.json_name for field in _parameters(method)}
+    assert {name for name, found in theirs.items() if found.get("required")} <= ours
+
+
+def test_exceptions_are_needed() -> None:
+    for name in EXTRA_PARAMETERS:
+        assert any(
+            name in {field.json_name for field in _parameters(method)}
+            and name not in googles_methods()[identity]["parameters"]
+            for identity, method in METHODS.items()
+        )
+    assert not INLINE & set(google()["schemas"])
+    for name in EXTRA_FIELDS:
+        message, _, field = name.partition(".")
+        assert field not in google()["schemas"][message]["properties"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, one in messages().items() if one.name not in INLINE))
+def test_messages(name: str) -> None:
+    descriptor = messages()[name]
+    assert not _differences(descriptor, google()["schemas"][descriptor.name], descriptor.name)
+
+
+def _differences(descriptor: Descriptor, schema: dict[str, Any], path: str) -> list[str]:
+    found = []
+    for field in descriptor.fields:
+        here = f"{path}.{field.json_name}"
+        if here in EXTRA_FIELDS:
+            continue
+        theirs = schema.get("properties", {}).get(field.json_name)
+        found += [f"{here}: not Google's"] if theirs is None else _field_differences(field, theirs, here)
+    return found
+
+
+def _field_differences(field: FieldDescriptor, theirs: dict[str, Any], path: str) -> list[str]:
+    if is_map(field):
+        if "additionalProperties" not in theirs:
+            return [f"{path}: not a map"]
+        value = field.message_type.fields_by_name["value"]
+        return _value_differences(value, theirs["additionalProperties"], path)
+    if field.is_repeated != (theirs.get("type") == "array"):
+        return [f"{path}: repeated or not"]
+    return _value_differences(field, theirs["items"] if field.is_repeated else theirs, path)
+
+
+def _value_differences(field: FieldDescriptor, theirs: dict[str, Any], path: str) -> list[str]:
+    if field.message_type is None:
+        ours = _TYPES[field.type]
+        if ours != (theirs.get("type"), theirs.get("format")):
+            return [f"{path}: {ours}, Google has {theirs.get('type')} {theirs.get('format')}"]
+        more = set(enum_values(field)) - set(theirs.get("enum", ()))
+        return [f"{path}: values {more}"] if more else []
+    if "$ref" in theirs:
+        return [] if theirs["$ref"] == field.message_type.name else [f"{path}: {theirs['$ref']}"]
+    if "properties" not in theirs:
+        return [f"{path}: no object"]
+    return _differences(field.message_type, theirs, path)
+
+
+def test_every_method_of_google_is_known() -> None:
+    lines = resources.files("gateway").joinpath("gce_methods.txt").read_text().splitlines()
+    listed = {line.split()[2]: tuple(line.split()[:2]) for line in lines}
+    assert len(listed) == len(lines)
+    assert set(METHODS) | set(listed) == set(googles_methods()) | EXTRA_METHODS
+    assert not EXTRA_METHODS & set(googles_methods())
+    for identity, (verb, path) in listed.items():
+        if identity in EXTRA_METHODS:
+            continue
+        theirs = googles_methods()[identity]
+        # `path` may hold a parameter of several segments; `flatPath` never does.
+        assert (verb, path) == (theirs["httpMethod"], theirs["flatPath"]), identity
+
+
+def test_everything_is_described() -> None:
+    missing = [method.full_name for method in METHODS.values() if not comment(method)]
+    missing += [field.full_name for one in messages().values() for field in one.fields if not comment(field)]
+    missing += [field.full_name for method in METHODS.values() for field in _parameters(method) if not comment(field)]
+    assert not missing
+
+
+# The document that we serve
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_is_built_from_the_document(version: str) -> None:
+    document = served(version)
+    assert (document["version"], document["rootUrl"]) == (version, f"{ROOT}/")
+    answers = HttpMockSequence([({"status": "200"}, b'{"kind": "compute#instanceList", "items": [{"name": "i"}]}')])
+    client = build_from_document(document, http=answers)
+    request = client.instances().list(project="ian@example.org", zone="CH-GV2", filter="name eq i", maxResults=2)
+    assert request.uri.startswith(f"{ROOT}/compute/{version}/projects/ian%40example.org/zones/CH-GV2/instances?")
+    assert request.execute()["items"] == [{"name": "i"}]
+
+
+def test_every_method_is_in_the_client() -> None:
+    client = build_from_document(served(), http=HttpMockSequence([]))
+    for identity in sorted(METHODS):
+        _, collection, name = identity.split(".")
+        assert callable(getattr(getattr(client, collection)(), name)), identity
+
+
+def test_what_gcutil_reads() -> None:
+    document = served()
+    assert set(document["resources"]) >= GCUTIL
+    assert "kernels" not in document["resources"]
+    assert "kernels" in served("v1beta16")["resources"]
+    assert document["rootUrl"] + document["servicePath"] == f"{ROOT}/compute/v1/projects/"
+    for identity, ours in METHODS.items():
+        _, collection, name = identity.split(".")
+        method = document["resources"][collection]["methods"][name]
+        assert method["id"] == identity
+        assert "/compute/v1/projects/" + method["path"] == http_rule(ours).path
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_names_are_not_checked_by_patterns(version: str) -> None:
+    assert '"pattern"' not in json.dumps(served(version))
+
+
+def test_every_reference_leads_somewhere() -> None:
+    document = served()
+    references: set[str] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(value.get("$ref"), str):
+                references.add(value["$ref"])
+            for below in value.values():
+                visit(below)
+        elif isinstance(value, list):
+            for below in value:
+                visit(below)
+
+    visit(document)
+    assert references and references <= set(document["schemas"])
+
+
+def test_served_schemas_say_what_googles_do() -> None:
+    schemas = served()["schemas"]
+    assert {name for name in schemas if name not in google()["schemas"]} == INLINE
+    for name, schema in schemas.items():
+        if name in INLINE:
+            continue
+        theirs = google()["schemas"][name]["properties"]
+        for field, shown in schema["properties"].items():
+            inline = shown.get("$ref") in INLINE
+            if f"{name}.{field}" not in EXTRA_FIELDS and not inline:
+                for key in ("type", "format", "$ref"):
+                    assert shown.get(key) == theirs[field].get(key), f"{name}.{field}"
+
+
+def test_the_document_is_stable_and_tagged() -> None:
+    discovery = Discovery(Router())
+    body, tag = discovery.document("v1", ROOT)
+    assert discovery.document("v1", ROOT) == (body, tag)
+    assert Discovery(Router()).document("v1", ROOT) == (body, tag)
+    assert discovery.document("beta", ROOT)[1] != tag != discovery.document("v1", "http://other")[1]
+    assert discovery.document("v2", ROOT) is None
+    for number in range(300):
+        discovery.document("v1", f"http://{number}")
+    assert len(discovery._documents) <= 201
+
+
+def test_the_directory() -> None:
+    found = json.loads(Discovery(Router()).directory(ROOT))
+    assert found["kind"] == "discovery#directoryList"
+    assert [item["version"] for item in found["items"]] == list(VERSIONS)
+    assert [item["version"] for item in found["items"] if item["preferred"]] == ["v1"]
+    assert found["items"][0]["discoveryRestUrl"] == f"{ROOT}/discovery/v1/apis/compute/v1/rest"

@@ -1,0 +1,47 @@
+"""Pages that follow from the code are up to date."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gstack.cli import main
+from gstack.cli.docs import PAGES, ROOT
+from gstack.kernel.contract import method_id, services
+from gstack.kernel.settings import Settings
+
+README = ROOT / "README.md"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_what_its_code_says(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == PAGES[name](), "run `make docs`"
+
+
+def test_every_setting_and_every_method_has_its_line() -> None:
+    configuration, mapping = PAGES["configuration.md"](), PAGES["mapping.md"]()
+    for name in Settings.model_fields:
+        assert f"| `GSTACK_{name.upper()}` |" in configuration
+    for service in services():
+        for method in service.methods:
+            assert f"| `{method_id(method).removeprefix('compute.')}` |" in mapping
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_are_whole(name: str) -> None:
+    """A bar or a line end in a text would break its row."""
+    rows = [line for line in PAGES[name]().splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+
+
+@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
+def test_the_commands_of_the_readme_exist() -> None:
+    commands = re.findall(r"^\s*(?:\$ )?(?:\S*/)?gstack ([a-z]+)(.*)$", README.read_text(), re.MULTILINE)
+    commands += re.findall(r"`gstack ([a-z]+)([^`]*)`", README.read_text())
+    assert commands
+    for name, rest in commands:
+        assert name in main.commands, f"gstack {name}"
+        known = {option for parameter in main.commands[name].params for option in parameter.opts} | {"--help"}
+        for option in re.findall(r"(?<!\S)--[a-z-]+", rest.partition("#")[0]):
+            assert option in known, f"gstack {name} {option}"

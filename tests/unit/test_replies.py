@@ -1,0 +1,253 @@
+"""What is remembered: built replies, checked tokens, the catalog's lists."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from gateway.tokens import Principal, Tokens
+from gstack.auth.v1 import auth_pb2
+from gstack.compute.v1.instances_pb2 import Instance
+from gstack.kernel.errors import ApiError
+from translator_service.catalog import Catalog, Kind
+from translator_service.cloudstack.client import Answer
+from translator_service.naming import Index
+from translator_service.replies import Replies
+
+WRITE = "https://www.googleapis.com/auth/compute"
+
+
+# Replies
+
+
+def test_a_reply_is_built_once_for_a_key() -> None:
+    replies, built = Replies(), []
+
+    def build() -> Instance:
+        built.append(1)
+        return Instance(name=f"i-{len(built)}")
+
+    first = replies.get(1, build)
+    assert replies.get(1, build) == first == Instance(name="i-1").SerializeToString()
+    assert replies.get(2, build) != first
+    assert len(built) == 2
+
+
+def test_a_failure_is_not_remembered() -> None:
+    replies = Replies()
+    with pytest.raises(ZeroDivisionError):
+        replies.get(1, lambda: 1 // 0)
+    assert Instance.FromString(replies.get(1, lambda: Instance(name="x"))).name == "x"
+
+
+@pytest.mark.parametrize("size", [0, 10, 100])
+def test_memory_is_bounded(size: int) -> None:
+    replies = Replies(size)
+    for number in range(50):
+        answer = replies.get(number, lambda number=number: Instance(name=f"name-{number}"))
+        assert Instance.FromString(answer).name == f"name-{number}"
+    assert replies._cache.currsize <= size
+
+
+# Tokens
+
+
+class Unavailable(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def trailing_metadata(self) -> tuple:
+        return ()
+
+
+class Auth:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answer: auth_pb2.Principal | Exception = auth_pb2.Principal(
+            active=True, subject="ian", credential=b"c", scopes=[WRITE], expires_at=int(time.time()) + 1000
+        )
+
+    def unary_unary(self, *_: Any, **__: Any) -> Any:
+        def introspect(request: auth_pb2.IntrospectRequest, timeout: float) -> auth_pb2.Principal:
+            self.asked.append(request.token)
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+        return introspect
+
+
+def test_a_token_is_asked_about_once() -> None:
+    auth = Auth()
+    tokens = Tokens(auth, 60)
+    for header in ("Bearer t", "bearer t", "Bearer  t ", "OAuth t"):
+        assert tokens.principal(header).subject == "ian"
+    assert auth.asked == ["t"]
+    assert tokens.principal("Bearer other").credential == b"c"
+    assert auth.asked == ["t", "other"]
+    assert b"t" not in tokens._cache and all(len(key) == 32 for key in tokens._cache)
+
+
+def test_a_remembered_token_works_while_auth_is_away_until_its_time_is_up() -> None:
+    auth = Auth()
+    tokens = Tokens(auth, 60)
+    tokens.principal("Bearer t")
+    auth.answer = Unavailable()
+    assert tokens.principal("Bearer t").subject == "ian"
+    with pytest.raises(ApiError) as raised:
+        tokens.principal("Bearer unknown")
+    assert raised.value.code == 503
+
+
+def test_an_expired_token_is_asked_about_again() -> None:
+    auth = Auth()
+    auth.answer = auth_pb2.Principal(active=True, subject="ian", expires_at=int(time.time()) - 1)
+    tokens = Tokens(auth, 60)
+    tokens.principal("Bearer t")
+    tokens.principal("Bearer t")
+    assert len(auth.asked) == 2
+
+
+def test_a_refusal_is_not_remembered() -> None:
+    auth = Auth()
+    good, auth.answer = auth.answer, auth_pb2.Principal(active=False)
+    tokens = Tokens(auth, 60)
+    with pytest.raises(ApiError) as raised:
+        tokens.principal("Bearer t")
+    assert (raised.value.code, raised.value.reason) == (401, "authError")
+    auth.answer = good
+    assert tokens.principal("Bearer t").subject == "ian"
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("", "required"),
+        ("Bearer", "authError"),
+        ("Bearer ", "authError"),
+        ("Basic eDp5", "authError"),
+        ("t", "authError"),
+    ],
+)
+def test_no_token(header: str, reason: str) -> None:
+    auth = Auth()
+    with pytest.raises(ApiError) as raised:
+        Tokens(auth, 60).principal(header)
+    assert (raised.value.code, raised.value.reason, auth.asked) == (401, reason, [])
+
+
+@pytest.mark.parametrize(
+    ("scopes", "reads", "writes"),
+    [
+        (set(), True, True),
+        ({WRITE}, True, True),
+        ({"https://www.googleapis.com/auth/cloud-platform"}, True, True),
+        ({"https://www.googleapis.com/auth/compute.readonly"}, True, False),
+        ({"https://www.googleapis.com/auth/cloud-platform.read-only"}, True, False),
+        ({"https://www.googleapis.com/auth/userinfo.email"}, False, False),
+    ],
+)
+def test_scopes(scopes: set[str], reads: bool, writes: bool) -> None:
+    principal = Principal("ian", b"", frozenset(scopes), 0)
+    for mutates, allowed in ((False, reads), (True, writes)):
+        if allowed:
+            principal.check_scope(mutates)
+        else:
+            with pytest.raises(ApiError) as raised:
+                principal.check_scope(mutates)
+            assert raised.value.code == 403
+
+
+# The catalog
+
+
+class Source:
+    """A list that changes, and counts how often it was asked for."""
+
+    def __init__(self, ttl: float = 60.0):
+        self.asked = 0
+        self.names = ["one"]
+        self.seconds = 0.0
+        self.kind = Kind("things", ttl, self._fetch, lambda rows: Index(rows, "rfc1035"))
+
+    def _fetch(self, _: Any) -> list[Answer]:
+        self.asked += 1
+        time.sleep(self.seconds)
+        rows = ",".join(f'{{"id":"0000000{number}-0","name":"{name}"}}' for number, name in enumerate(self.names))
+        return [Answer(f'{{"r":{{"thing":[{rows}]}}}}'.encode())]
+
+
+def test_a_list_is_fetched_once_an_owner() -> None:
+    catalog, source = Catalog(), Source()
+    first = catalog.get("ian", source.kind, None)
+    assert catalog.get("ian", source.kind, None) is first
+    assert source.asked == 1
+    catalog.get("ann", source.kind, None)
+    assert source.asked == 2
+    assert catalog.find("ian", source.kind, None, "one")["name"] == "one"
+
+
+def test_many_at_once_ask_once() -> None:
+    catalog, source = Catalog(), Source()
+    source.seconds = 0.1
+    barrier = threading.Barrier(8)
+
+    def ask(_: int) -> object:
+        barrier.wait()
+        return catalog.get("ian", source.kind, None)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert source.asked == 1
+    assert all(one is found[0] for one in found)
+
+
+def test_an_old_list_is_fetched_anew_and_kept_when_it_is_the_same() -> None:
+    catalog, source = Catalog(), Source(ttl=0.0)
+    first = catalog.get("ian", source.kind, None)
+    time.sleep(0.01)
+    assert catalog.get("ian", source.kind, None) is first
+    assert source.asked == 2
+    source.names = ["one", "two"]
+    time.sleep(0.01)
+    second = catalog.get("ian", source.kind, None)
+    assert second is not first and second.digest != first.digest
+    assert len(second.index) == 2
+
+
+def test_a_miss_asks_again_but_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("translator_service.catalog._MISS_PAUSE", 0.1)
+    catalog, source = Catalog(), Source()
+    assert catalog.find("ian", source.kind, None, "two") is None
+    assert source.asked == 1
+    source.names = ["one", "two"]
+    assert catalog.find("ian", source.kind, None, "two") is None
+    time.sleep(0.15)
+    assert catalog.find("ian", source.kind, None, "two")["name"] == "two"
+    assert source.asked == 2
+
+
+def test_a_forgotten_list_is_fetched_anew() -> None:
+    catalog, source = Catalog(), Source()
+    catalog.get("ian", source.kind, None)
+    catalog.forget("ian", source.kind)
+    catalog.forget("nobody", source.kind)
+    catalog.get("ian", source.kind, None)
+    assert source.asked == 2
+
+
+def test_a_failed_fetch_leaves_the_list_as_it_was() -> None:
+    catalog, source = Catalog(), Source()
+    source.names = ["one\x01"]
+
+    def fail(_: Any) -> list[Answer]:
+        raise ApiError(503, "away")
+
+    with pytest.raises(ApiError):
+        catalog.get("ian", Kind("things", 60, fail, source.kind.build), None)
+    assert catalog.get("ian", source.kind, None).index.find("one\x01") is not None
