@@ -52,6 +52,7 @@ class Request:
 
     # What the steps find out, in their order.
     parameters: list[tuple[str, str]] = field(default_factory=list)
+    version: str = "v1"
     route: Route | None = None
     path_parameters: dict[str, str] = field(default_factory=dict)
     principal: Principal | None = None
@@ -132,6 +133,7 @@ class Api:
         version, _, rest = path.partition("/")
         if version not in VERSIONS:
             raise ApiError(404, f"The requested URL {request.path} was not found on this server.", "notFound")
+        request.version = version
         request.route, request.path_parameters = self.router.find(request.method, rest)
 
     def authenticate(self, request: Request) -> None:
@@ -193,10 +195,13 @@ class Api:
         )
 
     def link_base(self, request: Request) -> str:
-        """Scheme and host of links. gcutil compares links with its `--api_host`, so it always gets its own."""
+        """Scheme, host and version of links: those of the settings, in the version that was asked.
+
+        gcutil compares links with its `--api_host` and version, so it always gets its own.
+        """
         if self.settings.link_base == "request" or is_gcutil(request.headers.get("user-agent", "")):
-            return request.base
-        return self.settings.link_base
+            return f"{request.base}/compute/{request.version}"
+        return f"{self.settings.link_base}/compute/{request.version}"
 
 
 def _route(request: Request) -> Route:

@@ -28,7 +28,7 @@ from translator_service.scope import Environment, Scope, open_scope
 from translator_service.store import open_store
 
 RECORDINGS = Path(__file__).parent / "recordings"
-LINK_BASE = "https://www.googleapis.com"
+LINK_BASE = "https://www.googleapis.com/compute/v1"
 
 resources.load()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from operator import ge, gt, le, lt
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -337,12 +338,13 @@ def _comparison(operator: str, wanted: str, values: Callable[[Message], list[Any
     if operator in ("=~", "!~", "~"):
         pattern = parser._pattern(wanted)
         return lambda message: any(pattern.search(_text(value)) for value in values(message))
-    order = {"<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b}[
-        operator
-    ]
+    order = _ORDERS[operator]
     return lambda message: any(
         pair is not None and order(*pair) for pair in (_comparable(value, wanted) for value in values(message))
     )
+
+
+_ORDERS: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 def _comparable(value: Any, wanted: str) -> tuple[Any, Any] | None:

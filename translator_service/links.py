@@ -34,14 +34,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Links:
-    """Links of one project. base: scheme and host, as `https://www.googleapis.com`."""
+    """Links of one project. base: scheme, host and API version, as `https://www.googleapis.com/compute/v1`."""
 
     base: str
     project: str
 
     @property
     def root(self) -> str:
-        return f"{self.base}/compute/v1/projects/{quote(self.project, safe='@:')}"
+        return f"{self.base}/projects/{quote(self.project, safe='@:')}"
 
     def of(self, *path: str) -> str:
         """`of("zones", "z", "instances", "i")`; without arguments the project itself."""

@@ -59,7 +59,7 @@ class Pager:
         if request.pageToken:
             last = self._read(request.pageToken, question)
             descending = order.endswith("desc")
-            ordered = [item for item in ordered if (key(item) < last if descending else key(item) >= last)]
+            ordered = [item for item in ordered if (key(item) < last if descending else key(item) > last)]
         shown = ordered[:size]
         if len(ordered) <= size:
             return shown, ""

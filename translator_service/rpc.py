@@ -94,7 +94,7 @@ def _method(
                 environment,
                 metadata.get(CREDENTIAL, b""),
                 request.project,
-                metadata.get(LINK_BASE, environment.settings.link_base),
+                metadata.get(LINK_BASE, f"{environment.settings.link_base}/compute/v1"),
                 deadline=deadline,
                 public_projects=method.public_projects,
             )

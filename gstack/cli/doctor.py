@@ -20,7 +20,8 @@ SUPPORTED = ((4, 18), (4, 22))
 # Commands without which something that gstack offers fails.
 NEEDED = (
     "deployVirtualMachine", "destroyVirtualMachine", "startVirtualMachine", "stopVirtualMachine",
-    "rebootVirtualMachine", "updateVirtualMachine", "listVolumes", "listTemplates", "listNetworks", "createTags", "queryAsyncJobResult",
+    "rebootVirtualMachine", "updateVirtualMachine", "listVolumes", "listTemplates", "listNetworks", "createTags",
+    "queryAsyncJobResult",
 )  # fmt: skip
 _MAX_SKEW = 120.0
 

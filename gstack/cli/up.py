@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import http.client
 import ipaddress
 import os
@@ -38,7 +39,8 @@ def run(settings: Settings, *, demo: bool, host: str, port: int, tls: bool) -> i
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
+        why = "the port is in use" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        raise click.ClickException(f"cannot listen on {host}:{port}: {why}; try --port") from None
     for path in (settings.sealing_key_path(), settings.master_key_path()):
         create_key(path)
     if demo:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gstack.kernel.errors import ApiError
 from translator_service.links import Links, Reference, parse
 
-LINKS = Links("https://www.googleapis.com", "demo")
+LINKS = Links("https://www.googleapis.com/compute/v1", "demo")
 MACHINE_TYPE = Reference("small", "machineTypes", "zones/z", "p")
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True).filter(
@@ -103,14 +103,14 @@ def test_links_are_absolute_and_escaped() -> None:
     assert LINKS.of() == root
     assert LINKS.of("zones", "z", "instances", "i") == f"{root}/zones/z/instances/i"
     assert LINKS.of("global", "images", "My Image") == f"{root}/global/images/My%20Image"
-    assert Links("http://h:1", "ian@example.org").root == "http://h:1/compute/v1/projects/ian@example.org"
+    assert Links("http://h:1/compute/v1", "ian@example.org").root == "http://h:1/compute/v1/projects/ian@example.org"
     assert LINKS.path("zones", "z", "instances", "i") == "projects/demo/zones/z/instances/i"
 
 
 @given(scopes, st.sampled_from(["instances", "disks", "networks", "machineTypes"]), names | wide_names, names)
 @settings(max_examples=150)
 def test_a_link_reads_as_what_it_was_made_of(scope: tuple[str, ...], collection: str, name: str, project: str) -> None:
-    links = Links("http://localhost:5000", project)
+    links = Links("http://localhost:5000/compute/v1", project)
     expected = Reference(name, collection, "/".join(scope), project)
     link = links.of(*scope, collection, name)
     assert parse(link, "f") == expected

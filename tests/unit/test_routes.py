@@ -241,11 +241,11 @@ def test_the_call_carries_the_credential_and_the_link_base(api: Api, translator:
     metadata = translator.calls[0][2]
     assert metadata == {
         "x-credential-bin": b"sealed",
-        "x-link-base": "https://www.googleapis.com",
+        "x-link-base": "https://www.googleapis.com/compute/v1",
         "x-request-id": found.id,
     }
     api.handle(request("GET", LIST_PATH, user_agent="gcutil/1.16.1"))
-    assert translator.calls[1][2]["x-link-base"] == "http://gw:5000"
+    assert translator.calls[1][2]["x-link-base"] == "http://gw:5000/compute/v1"
     assert is_gcutil("Cloud SDK Command Line Tool") and not is_gcutil("google-cloud-sdk gcloud/528.0.0")
 
 

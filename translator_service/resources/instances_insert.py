@@ -37,8 +37,8 @@ EPHEMERAL = "gce-ephemeral"
         "listVirtualMachines", "createSecurityGroup", "registerSSHKeyPair", "deployVirtualMachine",
         "associateIpAddress", "enableStaticNat", "createFirewallRule",
     ),
-    differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. In "
-    "a zone with security groups the internal address is the external one, whether asked for or not.",
+    differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. "
+    "In a zone with security groups the internal address is the external one, whether asked for or not.",
 )  # fmt: skip
 def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     """Raises 400, 404 and 409 for whatever the operation could not do."""
@@ -107,9 +107,10 @@ def _boot_disk(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[dict[str,
     """(what is kept of the disk, parameters of deployVirtualMachine)."""
     field = "resource.disks[0]"
     if not wanted.disks and wanted.image:
-        # API version v1beta16: the image stands in the instance itself.
+        # API version v1beta16: the image stands in the instance itself, and the disk goes with it.
         template = images.resolve(scope, wanted.image, zone, "resource.image")
-        return _kept_disk(wanted.name, template, 0, pb.AttachedDisk()), {"templateid": template["id"]}
+        scratch = pb.AttachedDisk(autoDelete=True)
+        return _kept_disk(wanted.name, template, 0, scratch), {"templateid": template["id"]}
     boots = [disk for disk in wanted.disks if disk.boot] or list(wanted.disks[:1])
     if len(boots) != 1:
         raise invalid("resource.disks", "exactly one boot disk must be specified.")
