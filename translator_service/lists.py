@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -13,6 +14,16 @@ from translator_service.scope import Scope
 
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", bound=Message)
+
+
+@dataclass(frozen=True)
+class Later:
+    """An item that is mapped only when it is shown or filtered by: a page costs as much as the page is long."""
+
+    name: str
+    creationTimestamp: str
+    id: int
+    build: Callable[[], Message]
 
 
 def page(
@@ -26,14 +37,14 @@ def page(
 ) -> L:
     """`answer(kind, id, items, nextPageToken, selfLink)` for a list request. path: below the project."""
     predicate = compile_filter(request.filter, message_of(answer.DESCRIPTOR.fields_by_name["items"]))
-    chosen = [item for item in items if predicate(item)] if predicate else items
+    chosen = [item for item in map(_built, items) if predicate(item)] if predicate else items
     shown, token = scope.environment.pager.page(
         chosen, request, scope=path, name=_name, created=_created, identity=identity
     )
     return answer(
         kind=kind_of(answer),
         id=scope.links.path(path),
-        items=shown,
+        items=[_built(item) for item in shown],
         nextPageToken=token,
         selfLink=scope.links.of(path),
     )
@@ -51,7 +62,9 @@ def aggregated(
     scoped = message_of(message_of(answer.DESCRIPTOR.fields_by_name["items"]).fields_by_name["value"])
     item_type = message_of(scoped.fields_by_name[collection])
     predicate = compile_filter(request.filter, item_type)
-    chosen = [pair for pair in items if predicate is None or predicate(pair[1])]
+    chosen = list(items)
+    if predicate:
+        chosen = [(where, item) for where, item in ((pair[0], _built(pair[1])) for pair in items) if predicate(item)]
     shown, token = scope.environment.pager.page(
         chosen,
         request,
@@ -67,7 +80,7 @@ def aggregated(
         selfLink=scope.links.of("aggregated", collection),
     )
     for where, item in shown:
-        getattr(reply.items[where], collection).append(item)
+        getattr(reply.items[where], collection).append(_built(item))
     for where in scopes:
         if where not in reply.items:
             warning = reply.items[where].warning
@@ -81,6 +94,10 @@ def kind_of(message: type[Message]) -> str:
     """`compute#instanceList` for InstanceList."""
     name = message.DESCRIPTOR.name
     return f"compute#{name[0].lower()}{name[1:]}"
+
+
+def _built(item: Any) -> Any:
+    return item.build() if isinstance(item, Later) else item
 
 
 def _name(item: Any) -> str:

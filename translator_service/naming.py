@@ -53,6 +53,15 @@ def check_new_name(name: str, field: str = "resource.name") -> None:
         raise invalid(field, f"'{name}'. Must be a match of regex '{PATTERN}'")
 
 
+def is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 19
+
+
+def is_askable(name: str) -> bool:
+    """CloudStack takes at most 255 characters, and none of four bytes (recordings, Surprises 34)."""
+    return len(name) <= 255 and all(character <= "\uffff" for character in name)
+
+
 def with_suffix(shown: str, identity: str, attempt: int = 0) -> str:
     """attempt: above 0 when another row has that name already, be it by chance or by somebody's intent."""
     tail = identity[:8] if not attempt else f"{number(f'{identity}/{attempt}'):x}"

@@ -29,6 +29,7 @@ from translator_service.resources.zones import Zone
 from translator_service.scope import Scope
 
 _ROUNDS = 3
+_ATTEMPTS = 30
 # Jobs wait in threads that requests need as well.
 _AT_ONCE = 16
 # "Already there" and "gone" (recordings, Surprises 33, 50 and 58).
@@ -247,18 +248,26 @@ def _key(target: str, rule: Rule) -> str:
 
 
 def converge(run: Run, step: str, plan: Callable[[Scope], Plan]) -> dict[str, Any]:
-    """Plan and apply until nothing is left; returns the first plan. Raises CloudStackError after three vain rounds."""
+    """Plan and apply until nothing is left; returns the first plan.
+
+    Others who change the same rules at this moment make some jobs fail, but then the next plan is another one. Raises
+    CloudStackError when the same plan has failed three times.
+    """
     first: dict[str, Any] = {}
-    for attempt in range(1, _ROUNDS + 1):
+    failed: dict[str, Any] = {}
+    vain = 0
+    for attempt in range(1, _ATTEMPTS + 1):
         todo = run.look(f"{step}/{attempt}", lambda scope: asdict(plan(scope)))
         first = first or todo
         if not todo["deletes"] and not todo["creates"]:
             break
+        vain = vain if todo == failed else 0
         try:
             for part in ("deletes", "creates"):
                 _apply(run, f"{step}/{attempt}/{part}", todo[part])
         except CloudStackError as error:
-            if error.code not in _OVERTAKEN or attempt == _ROUNDS:
+            failed, vain = todo, vain + 1
+            if error.code not in _OVERTAKEN or vain == _ROUNDS or attempt == _ATTEMPTS:
                 raise
     if first["missed"]:
         rules = ", ".join(f"'{name}'" for name in sorted(set(first["missed"])))

@@ -120,7 +120,7 @@ def test_out_of_band_code_with_name_and_password(stack: Stack) -> None:
 
 
 def test_loopback_with_pkce_and_api_keys(stack: Stack) -> None:
-    verifier, challenge = pkce()
+    _, challenge = pkce()
     query = code_request(
         client_id=OTHER_TOOL,
         redirect_uri=LOOPBACK,

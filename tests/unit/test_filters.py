@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from importlib import import_module
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gstack.compute.v1.firewalls_pb2 import Firewall
@@ -20,7 +19,6 @@ from gstack.compute.v1.routes_pb2 import Route
 from gstack.compute.v1.zones_pb2 import Zone
 from gstack.kernel.errors import ApiError
 from translator_service.filters import MAX_LENGTH, _wildcard, compile_filter
-from translator_service.patterns import _Automaton, compile_pattern
 
 BASE = "https://www.googleapis.com/compute/v1/projects/demo"
 
@@ -214,7 +212,6 @@ def test_no_filter(expression: str) -> None:
         ("()", "expected a field"),
         ("name eq [", "invalid regular expression"),
         ("name eq (web", "invalid regular expression"),
-        ("name eq a{99999999999}", "regular expression"),
         ("name eq " + "a" * 600, "too complex"),
         ("(" * 60 + "name=x" + ")" * 60, "nested too deeply"),
         ("- " * 1000 + "name=x", "nested too deeply"),
@@ -362,37 +359,21 @@ def test_any_text_is_a_predicate_or_400(text: str) -> None:
             assert predicate(item) in (True, False)
 
 
-# The engine behind eq, ne and =~ against Python's own.
-
-atoms = st.sampled_from(["a", "b", "-", ".", "[ab]", "[^a]", r"\d", r"\W", "^", "$", r"\b", r"\B", "", "[a-c0]", r"\."])
-patterns = st.recursive(
-    atoms,
-    lambda below: st.one_of(
-        st.tuples(below, below).map("".join),
-        st.builds(
-            lambda inner, times: f"(?:{inner}){times}", below, st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "*?"])
-        ),
-        st.builds(lambda left, right: f"({left}|{right})", below, below),
-    ),
-    max_leaves=6,
+@pytest.mark.parametrize(
+    "pattern", [r"(a)\1", "(?=a)b", "(?<!a)b", "((a{50}){50}){50}b*", "(?>a*)b", "("]
 )
-
-
-@given(patterns, st.text("ab-0.\n_", max_size=8), st.sampled_from(["", "(?i)"]))
-@settings(max_examples=200)
-def test_patterns_mean_what_re_means(pattern: str, text: str, flags: str) -> None:
-    assume(text or r"\B" not in pattern)  # of an empty text, `re` says neither \b nor \B, against RE2
-    own = _Automaton(import_module("re._parser").parse(flags + pattern))
-    text = text.upper() if flags else text
-    assert own.fullmatch(text) == (re.fullmatch(flags + pattern, text) is not None)
-    assert own.search(text) == (re.search(flags + pattern, text) is not None)
-    assert bool(compile_pattern(flags + pattern).search(text)) == own.search(text)
-
-
-@pytest.mark.parametrize("pattern", [r"(a)\1", "(?=a)b", "(?<!a)b", "((a{50}){50}){50}b*", "(?>a*)b", "(?i:a)*"])
 def test_patterns_that_are_not_offered(pattern: str) -> None:
-    with pytest.raises(ValueError):
-        compile_pattern(pattern)
+    with pytest.raises(ApiError) as error:
+        compile_filter(f'name eq "{pattern}"', Zone.DESCRIPTOR)
+    assert error.value.code == 400
+    assert "regular expression" in error.value.message
+
+
+@pytest.mark.parametrize("pattern", ["(a|a)*b", "(a*)*b", "(a+)+$", "*".join("a" * 20) + "b"])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    predicate = compile_filter(f'name eq "{pattern}"', Zone.DESCRIPTOR)
+    assert predicate is not None
+    assert not predicate(Zone(name="a" * 50_000 + "!"))
 
 
 @pytest.mark.parametrize("wanted", ["a*b", "*", "a", "a**b", "*a*", "ab*", "*ab", "a*a", ""])

@@ -275,6 +275,18 @@ def test_a_rule_of_ours_keeps_its_name_beside_a_group(scope: Scope) -> None:
     assert len(found) == 4
 
 
+def test_a_group_that_comes_later_gets_another_name(scope: Scope, operations: Any) -> None:
+    operations(scope, insert(scope, rule("web", "udp")))
+    group(scope, "web", SSH)
+    found = names(scope)
+    assert len(set(found)) == 2 and "web" in found
+    theirs = next(name for name in found if name != "web")
+    assert [one.IPProtocol for one in get(scope, "web").allowed] == ["udp"]
+    assert [one.IPProtocol for one in get(scope, theirs).allowed] == ["tcp"]
+    assert not operations(scope, delete(scope, theirs))["error"]
+    assert names(scope) == ["web"]
+
+
 def test_groups_made_elsewhere_are_read_by_name_and_number(scope: Scope) -> None:
     group(scope, "My Group", SSH)
     group(scope, network_group("other"), HTTP)

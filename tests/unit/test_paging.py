@@ -80,7 +80,7 @@ def test_what_is_there_all_the_time_is_shown_once(
     for _ in range(100):
         others = (
             data.draw(st.lists(st.sampled_from(coming_and_going), unique_by=lambda item: item.id))
-            if (coming_and_going)
+            if coming_and_going
             else []
         )
         shown, token = page(kept + others, orderBy=order, maxResults=size, pageToken=token)

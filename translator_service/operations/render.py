@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from gstack.compute.v1 import operations_pb2 as pb
 from translator_service.links import Links
 from translator_service.naming import number
 
+_CLOUDSTACK = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+-]\d\d)(\d\d)")
 # What CloudStack has no time for; clients want one.
 UNKNOWN_TIME = "1970-01-01T00:00:00.000+00:00"
 
@@ -21,10 +23,8 @@ def rfc3339(seconds: float) -> str:
 
 def from_cloudstack(text: str) -> str:
     """`2026-11-22T23:24:26+0000`, as CloudStack writes times, in GCE's way; the epoch for one that is unknown."""
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").isoformat(timespec="milliseconds")
-    except ValueError:
-        return UNKNOWN_TIME
+    match = _CLOUDSTACK.fullmatch(text)
+    return f"{match[1]}.000{match[2]}:{match[3]}" if match else UNKNOWN_TIME
 
 
 def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:

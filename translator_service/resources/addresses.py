@@ -128,11 +128,11 @@ def _questions(scope: Scope, name: str) -> list[dict[str, str]]:
     """What to ask for one address, the likely question first."""
     if naming.UUID.fullmatch(name):
         return [{"id": name}]
-    if disks.is_number(name):
+    if naming.is_number(name):
         # A number that no answer has shown yet is looked for in the region.
         known = scope.environment.ids.find(int(name))
         return [{"id": known} if known else {}]
-    if not disks.is_askable(name):
+    if not naming.is_askable(name):
         return []
     found = [tags.question(tags.NAME, name)]
     if parts := naming.split_suffix(name):

@@ -118,9 +118,9 @@ def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]]:
     Two questions side by side find a disk by its own name or its tag. Only what they miss costs more.
     """
     found = None
-    if naming.UUID.fullmatch(name) or is_number(name):
+    if naming.UUID.fullmatch(name) or naming.is_number(name):
         found = _by_id(scope, zone, name)
-    elif is_askable(name):
+    elif naming.is_askable(name):
         found = _by_name(scope, zone, name)
         if found is None and (parts := naming.split_suffix(name)):
             found = _by_name(scope, zone, parts[0], parts[1])
@@ -129,17 +129,8 @@ def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]]:
     return found
 
 
-def is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 19
-
-
-def is_askable(name: str) -> bool:
-    """CloudStack takes at most 255 characters, and none of four bytes (recordings, Surprises 34)."""
-    return len(name) <= 255 and all(character <= "\uffff" for character in name)
-
-
 def _by_id(scope: Scope, zone: Zone, text: str) -> tuple[str, Row, list[Answer]] | None:
-    known = scope.environment.ids.find(int(text)) if is_number(text) else text
+    known = scope.environment.ids.find(int(text)) if naming.is_number(text) else text
     # CloudStack knows no numbers: one that no answer has shown yet is looked for in the zone.
     question = {"id": known} if known else {}
     try:
@@ -248,5 +239,9 @@ def aggregated_list(scope: Scope, request: pb.AggregatedListDisksRequest) -> Any
     return scope.reply([*answers, *_catalogs(scope)], request, build)
 
 
-def _disks(scope: Scope, zone: Zone, rows: Iterable[Row]) -> list[pb.Disk]:
-    return [to_disk(scope, zone, row, name) for name, row in names(rows)]
+def _disks(scope: Scope, zone: Zone, rows: Iterable[Row]) -> list[lists.Later]:
+    def later(name: str, row: Row) -> lists.Later:
+        created = from_cloudstack(row.get("created", ""))
+        return lists.Later(name, created, number(row["id"]), lambda: to_disk(scope, zone, row, name))
+
+    return [later(name, row) for name, row in names(rows)]

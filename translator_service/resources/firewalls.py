@@ -47,7 +47,7 @@ def normalised(scope: Scope, wanted: pb.Firewall) -> pb.Firewall:
     rule = pb.Firewall()
     rule.CopyFrom(wanted)
     for field in ("kind", "id", "creationTimestamp", "selfLink", "logConfig"):
-        rule.ClearField(field)  # type: ignore[arg-type]
+        rule.ClearField(field)
     rule.direction = wanted.direction or "INGRESS"
     if rule.direction not in ("INGRESS", "EGRESS"):
         raise invalid("resource.direction", f"'{rule.direction}'. Must be INGRESS or EGRESS.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -20,6 +20,7 @@ from gstack.kernel.errors import ApiError, invalid, not_found, required, unsuppo
 from translator_service import details as kept
 from translator_service import lists, naming, projection, userdata
 from translator_service.cloudstack.client import Answer
+from translator_service.cloudstack.errors import CloudStackError
 from translator_service.fingerprints import check, fingerprint
 from translator_service.naming import Index, Row, number
 from translator_service.operations import engine
@@ -236,34 +237,39 @@ def path(zone: Zone, name: str) -> str:
 def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, Answer]:
     """(GCE name, row, answer) of one instance, by one question. Raises 404.
 
-    Questions after the first: a name with the suffix of a duplicate, and numeric ids that no answer has shown yet.
+    Questions after the first: a name with the suffix of a duplicate. A numeric id that no answer has shown yet is looked
+    for in the whole zone, because CloudStack knows no numbers.
     """
     for question, is_match in _questions(scope, name):
-        answer = scope.client.read("listVirtualMachines", question, zoneid=zone.id, details=DETAILS)
-        rows = [row for row in answer.items if row.get("state") not in _HIDDEN]
-        for shown, row in index(scope, rows):
-            if is_match(shown, row):
-                scope.environment.ids.remember(row["id"])
-                return shown, row, answer
+        try:
+            answers = scope.client.read_all("listVirtualMachines", zoneid=zone.id, details=DETAILS, **question)
+        except CloudStackError as error:
+            if error.code not in disks.NO_SUCH_ROW:
+                raise
+            continue
+        for answer in answers:
+            for shown, row in index(scope, answer.items):
+                if is_match(shown, row):
+                    scope.environment.ids.remember(row["id"])
+                    return shown, row, answer
     raise not_found(scope.links.path(path(zone, name)))
 
 
-def _questions(scope: Scope, name: str) -> list[tuple[dict[str, str], Any]]:
+def _questions(scope: Scope, name: str) -> list[tuple[dict[str, str], Callable[[str, Row], bool]]]:
+    """(parameters, whether a row of the answer is the one), in the order of asking."""
     if naming.UUID.fullmatch(name):
         return [({"id": name}, lambda shown, row: True)]
-    found: list[tuple[dict[str, str], Any]] = []
-    if name.isdigit():
+    if naming.is_number(name):
         known = scope.environment.ids.find(int(name))
         return [({"id": known} if known else {}, lambda shown, row: number(row["id"]) == int(name))]
-    found.append(({"name": name}, lambda shown, row: name in (shown, row["name"])))
+    if not naming.is_askable(name):
+        return []
+    questions: list[tuple[dict[str, str], Callable[[str, Row], bool]]] = [
+        ({"name": name}, lambda shown, row: name in (shown, row["name"]))
+    ]
     if parts := naming.split_suffix(name):
-        found.append(({"name": parts[0]}, lambda shown, row: shown == name or row["id"].startswith(parts[1])))
-    return found
-
-
-def find_by_id(scope: Scope, zone: Zone, machine_id: str) -> Row | None:
-    rows = scope.client.read("listVirtualMachines", id=machine_id, zoneid=zone.id, details=DETAILS).items
-    return next((row for row in rows if row.get("state") not in _HIDDEN), None)
+        questions.append(({"name": parts[0]}, lambda shown, row: shown == name))
+    return questions
 
 
 @rpc(
@@ -308,7 +314,7 @@ def _instances(
     answers: Sequence[Answer],
     volume_answers: Sequence[Answer],
     busy: dict[str, str],
-) -> list[tuple[str, pb.Instance]]:
+) -> list[tuple[str, lists.Later]]:
     by_machine: dict[str, list[Row]] = {}
     for answer in volume_answers:
         for volume in answer.items:
@@ -318,10 +324,18 @@ def _instances(
     for answer in answers:
         for row in answer.items:
             by_zone.setdefault(row["zoneid"], []).append(row)
+
+    def later(zone: Zone, name: str, row: Row) -> lists.Later:
+        volumes, work = by_machine.get(row["id"], ()), busy.get(path(zone, name))
+        return lists.Later(
+            name,
+            from_cloudstack(row.get("created", "")),
+            number(row["id"]),
+            lambda: to_instance(scope, zone, name, row, volumes, work),
+        )
+
     return [
-        (zone.path, to_instance(scope, zone, name, row, by_machine.get(row["id"], ()), busy.get(path(zone, name))))
-        for zone in in_zones
-        for name, row in index(scope, by_zone.get(zone.id, ()))
+        (zone.path, later(zone, name, row)) for zone in in_zones for name, row in index(scope, by_zone.get(zone.id, ()))
     ]
 
 
