@@ -12,6 +12,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from gstack.kernel.database import open_database
 from gstack.kernel.sealing import Sealer
 
 metadata = sa.MetaData()
@@ -68,15 +69,7 @@ def _hash(text: str) -> bytes:
 
 class AuthStore:
     def __init__(self, url: str, sealer: Sealer):
-        self.engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if self.engine.dialect.name == "sqlite":
-
-            @sa.event.listens_for(self.engine, "connect")
-            def _pragmas(connection: Any, _: Any) -> None:
-                for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
-                    connection.execute(f"PRAGMA {pragma}")
-
-        metadata.create_all(self.engine)
+        self.engine = open_database(url, metadata)
         self._sealer = sealer
 
     # Credentials

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from cachetools import LRUCache
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.pool import QueuePool
+
+from gstack.kernel.database import open_database
 
 _RUNNING_SECONDS = 0.5
 
@@ -261,15 +262,5 @@ class Store:
 
 
 def open_store(url: str) -> Store:
-    """Connect and create what is missing. SQLite runs in WAL mode, so that readers never wait for a writer."""
-    options: dict[str, Any] = {"pool_pre_ping": not url.startswith("sqlite"), "poolclass": QueuePool, "pool_size": 20}
-    engine = sa.create_engine(url, max_overflow=40, **options)
-    if engine.dialect.name == "sqlite":
-
-        @sa.event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
-                connection.execute(f"PRAGMA {pragma}")
-
-    metadata.create_all(engine)
-    return Store(engine)
+    """Connect and create what is missing."""
+    return Store(open_database(url, metadata))

@@ -359,9 +359,7 @@ def test_any_text_is_a_predicate_or_400(text: str) -> None:
             assert predicate(item) in (True, False)
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(a)\1", "(?=a)b", "(?<!a)b", "((a{50}){50}){50}b*", "(?>a*)b", "("]
-)
+@pytest.mark.parametrize("pattern", [r"(a)\1", "(?=a)b", "(?<!a)b", "((a{50}){50}){50}b*", "(?>a*)b", "("])
 def test_patterns_that_are_not_offered(pattern: str) -> None:
     with pytest.raises(ApiError) as error:
         compile_filter(f'name eq "{pattern}"', Zone.DESCRIPTOR)

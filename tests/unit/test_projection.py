@@ -423,6 +423,24 @@ def test_a_lost_race_is_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatc
     assert lab.group("gce-default") == {("tcp", "22-22"): ANY, ("tcp", "23-23"): ANY}
 
 
+def test_many_lost_races_are_no_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else makes the rule of port 1 just before our first try, that of port 2 before our second, ..."""
+    lab.grouped("vm")
+    real = engine.jobs.run
+    tries: dict[int, int] = {}
+
+    def run(client: Any, job_id: str, command: str, parameters: Any, **more: Any) -> Any:
+        port = int(parameters["startport"])
+        tries[port] = tries.get(port, 0) + 1
+        if tries[port] == port:
+            real(client, job_id, command, parameters, **more)
+        raise CloudStackError(530, "Failed to authorize security group ingress rule(s)")
+
+    monkeypatch.setattr(engine.jobs, "run", run)
+    lab.rule("many", "tcp:1", "tcp:2", "tcp:3", "tcp:4", "tcp:5")
+    assert tries == {port: port for port in range(1, 6)}
+
+
 @pytest.mark.parametrize(("code", "tries"), [(530, 3), (535, 1)])
 def test_a_rule_that_cannot_be_applied_does_not_stay(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, code: int, tries: int

@@ -237,8 +237,8 @@ def path(zone: Zone, name: str) -> str:
 def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, Answer]:
     """(GCE name, row, answer) of one instance, by one question. Raises 404.
 
-    Questions after the first: a name with the suffix of a duplicate. A numeric id that no answer has shown yet is looked
-    for in the whole zone, because CloudStack knows no numbers.
+    Questions after the first: a name with the suffix of a duplicate. CloudStack knows no numbers, so a numeric id that
+    no answer has shown yet is looked for in the whole zone.
     """
     for question, is_match in _questions(scope, name):
         try:

@@ -1,0 +1,120 @@
+"""The same services on a real PostgreSQL, which replicas share: two translators, one database.
+
+Debian's `postgresql` package is installed by the test where it is missing; that needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import Stack, free_ports, make_stack
+
+pytestmark = pytest.mark.real
+
+
+def _binaries() -> Path:
+    """The folder of PostgreSQL's programs, after installing them if need be."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        if os.geteuid() != 0:
+            pytest.skip("PostgreSQL is not installed, and installing it needs root")
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"], check=True)
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL prefix of a PostgreSQL server of the test's own."""
+    binaries = _binaries()
+    folder = tmp_path_factory.mktemp("postgresql")
+    port = free_ports(1)[0]
+    # The server refuses to run as root, so it runs as the package's user.
+    prefix = []
+    if os.geteuid() == 0:
+        for path in (folder, *folder.parents):
+            if path == Path("/tmp"):
+                break
+            path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+        prefix = ["runuser", "-u", "postgres", "--"]
+    data = folder / "data"
+    initdb = [str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "gstack", "--no-sync", "-E", "UTF8"]
+    subprocess.run([*prefix, *initdb], check=True, capture_output=True)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
+    control = [*prefix, str(binaries / "pg_ctl"), "-D", str(data), "-w"]
+    subprocess.run([*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, capture_output=True)
+    try:
+        for name in ("translator", "auth"):
+            create = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "gstack", name]
+            subprocess.run([*prefix, *create], check=True, capture_output=True)
+        yield f"postgresql+psycopg://gstack@127.0.0.1:{port}/"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def replicas(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """gstack with two translators behind one gateway."""
+    stack = make_stack(tmp_path_factory.mktemp("replicas"))
+    second = f"127.0.0.1:{free_ports(1)[0]}"
+    first = stack.environment["GSTACK_TRANSLATOR_LISTEN"]
+    stack.environment |= {
+        "GSTACK_DATABASE_URL": database + "translator",
+        "GSTACK_AUTH_DATABASE_URL": database + "auth",
+        "GSTACK_TRANSLATOR_TARGET": f"ipv4:{first},{second}",
+    }
+    for name in ("simulator", "auth", "translator"):
+        stack.start(name)
+    stack.start("translator-2", GSTACK_TRANSLATOR_LISTEN=second, GSTACK_EXECUTOR_ID="tests-2")
+    stack.start("gateway")
+    try:
+        stack.wait_ready()
+        yield stack
+    finally:
+        for process in reversed(stack.processes.values()):
+            process.kill()
+            process.wait()
+
+
+def body(name: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "machineType": "zones/ch-gv2/machineTypes/micro",
+        "disks": [{"boot": True, "initializeParams": {"sourceImage": "global/images/linux-debian-12-64-bit"}}],
+        "networkInterfaces": [{"network": "global/networks/default"}],
+    }
+
+
+def test_life_of_an_instance(replicas: Stack) -> None:
+    done = replicas.finish(replicas.call("POST", "/zones/ch-gv2/instances", body("pg-1")).json())
+    assert "error" not in done
+    rule = {"name": "web", "allowed": [{"IPProtocol": "tcp", "ports": ["80"]}]}
+    assert "error" not in replicas.finish(replicas.call("POST", "/global/firewalls", rule).json())
+    # Each of the two translators is asked in turn, and both know everything.
+    for _ in range(4):
+        assert replicas.call("GET", "/zones/ch-gv2/instances/pg-1").json()["status"] == "RUNNING"
+        assert replicas.call("GET", "/global/firewalls/web").status_code == 200
+        assert replicas.call("GET", f"/zones/ch-gv2/operations/{done['name']}").json()["status"] == "DONE"
+    assert "error" not in replicas.finish(replicas.call("DELETE", "/zones/ch-gv2/instances/pg-1").json())
+    assert "error" not in replicas.finish(replicas.call("DELETE", "/global/firewalls/web").json())
+
+
+def test_the_other_translator_goes_on(replicas: Stack) -> None:
+    replicas.simulate("PATCH", "settings", {"job_seconds": {"": 0.1, "deployVirtualMachine": 3}})
+    operations = [
+        replicas.call("POST", "/zones/ch-gv2/instances", body(f"over-{number}")).json() for number in range(4)
+    ]
+    replicas.kill("translator-2")
+    for operation in operations:
+        assert "error" not in replicas.finish(operation)
+    found = replicas.call("GET", "/zones/ch-gv2/instances?filter=name eq over-.*").json()["items"]
+    assert sorted(item["name"] for item in found) == [f"over-{number}" for number in range(4)]
+    assert {item["status"] for item in found} == {"RUNNING"}

@@ -1,0 +1,494 @@
+"""Operations: how they look, where they are found, how they run, fail and follow one another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gstack.compute.v1 import firewalls_pb2, instances_pb2
+from gstack.compute.v1 import operations_pb2 as pb
+from gstack.kernel.errors import ApiError
+from simulator.app import Fault
+from tests.conftest import Cloud, OpenScope
+from tests.unit.made import ask
+from translator_service.cloudstack.errors import CloudStackError, Unreachable
+from translator_service.naming import number
+from translator_service.operations import engine, render
+from translator_service.operations.engine import OperationError, Run, handler
+from translator_service.scope import Environment, Scope
+
+ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
+ZONE = f"{ROOT}/zones/ch-zh-1"
+Finish = Callable[..., Any]
+
+
+class Stage:
+    """What the handler of these tests does, and what it did."""
+
+    def __init__(self) -> None:
+        self.work: Callable[[Run], None] = lambda run: None
+        self.open = threading.Event()
+        self.seen: list[str] = []
+
+    def hold(self, run: Run) -> None:
+        self.seen.append(f"{run.payload['n']} begins")
+        assert self.open.wait(10)
+        self.seen.append(f"{run.payload['n']} ends")
+
+    def fail(self, error: Exception) -> None:
+        def work(run: Run) -> None:
+            raise error
+
+        self.work = work
+
+
+STAGE = Stage()
+
+
+@handler("tests.operations")
+def _do(run: Run) -> None:
+    STAGE.work(run)
+
+
+@pytest.fixture(autouse=True)
+def stage() -> Iterator[Stage]:
+    STAGE.__init__()  # type: ignore[misc]
+    yield STAGE
+    STAGE.open.set()
+
+
+def submit(scope: Scope, target: str = "zones/ch-zh-1/instances/web-1", **payload: Any) -> pb.Operation:
+    return engine.submit(
+        scope, type="insert", target=target, target_id=7, handler="tests.operations", payload={"n": 0, **payload}
+    )
+
+
+def get(scope: Scope, name: str, zone: str = "ch-zh-1") -> pb.Operation:
+    return ask(scope, "ZoneOperations.Get", pb.GetZoneOperationRequest(project="demo", zone=zone, operation=name))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# How they look
+
+
+ROW: dict[str, Any] = {
+    "name": "operation-1763853867123-00aa11bb22cc3-0123abcd-4567cdef",
+    "scope": "zones/ch-zh-1",
+    "type": "insert",
+    "target": "zones/ch-zh-1/instances/web-1",
+    "target_id": "1234567890123456789",
+    "status": "DONE",
+    "subject": "demo@example.org",
+    "progress": 100,
+    "inserted": 1763853867.1239,
+    "started": 1763853868.0,
+    "ended": 1763853869.5,
+    "request_id": "0e9f9a3e-1111-4111-8111-111111111111",
+    "error": None,
+    "warnings": None,
+}
+
+
+def test_a_finished_operation(scope: Scope) -> None:
+    assert render.operation(ROW, scope.links) == pb.Operation(
+        kind="compute#operation",
+        id=number(ROW["name"]),
+        name=ROW["name"],
+        operationType="insert",
+        targetLink=f"{ZONE}/instances/web-1",
+        targetId=1234567890123456789,
+        status="DONE",
+        user="demo@example.org",
+        progress=100,
+        insertTime="2025-11-22T23:24:27.123+00:00",
+        creationTimestamp="2025-11-22T23:24:27.123+00:00",
+        startTime="2025-11-22T23:24:28.000+00:00",
+        endTime="2025-11-22T23:24:29.500+00:00",
+        selfLink=f"{ZONE}/operations/{ROW['name']}",
+        zone=ZONE,
+        clientOperationId="0e9f9a3e-1111-4111-8111-111111111111",
+    )
+
+
+def test_what_is_not_known_yet_is_left_out(scope: Scope) -> None:
+    row = {**ROW, "target_id": "", "request_id": None, "started": None, "ended": None, "status": "PENDING"}
+    shown = render.operation({**row, "progress": 0}, scope.links)
+    assert not shown.HasField("targetId")
+    assert shown.HasField("progress")
+    assert (shown.startTime, shown.endTime, shown.clientOperationId) == ("", "", "")
+    assert not shown.HasField("error")
+    assert not shown.HasField("httpErrorStatusCode")
+
+
+@pytest.mark.parametrize(
+    ("scope_path", "zone", "region"),
+    [("zones/z-1", f"{ROOT}/zones/z-1", ""), ("regions/r", "", f"{ROOT}/regions/r"), ("global", "", "")],
+)
+def test_the_scope_tells_which_collection_to_poll(scope: Scope, scope_path: str, zone: str, region: str) -> None:
+    shown = render.operation({**ROW, "scope": scope_path}, scope.links)
+    assert (shown.zone, shown.region) == (zone, region)
+    assert shown.selfLink == f"{ROOT}/{scope_path}/operations/{ROW['name']}"
+
+
+def test_an_operation_on_the_project_itself(scope: Scope) -> None:
+    assert render.operation({**ROW, "target": ""}, scope.links).targetLink == ROOT
+
+
+def test_errors_are_told_in_both_ways_and_warnings_too(scope: Scope) -> None:
+    error = {"code": "QUOTA_EXCEEDED", "message": "Too many.", "status": 403, "http_message": "FORBIDDEN"}
+    row = {**ROW, "error": error, "warnings": [{"code": "CLEANUP_FAILED", "message": "Left."}]}
+    shown = render.operation(row, scope.links)
+    assert [(one.code, one.message) for one in shown.error.errors] == [("QUOTA_EXCEEDED", "Too many.")]
+    assert (shown.httpErrorStatusCode, shown.httpErrorMessage) == (403, "FORBIDDEN")
+    assert [(one.code, one.message) for one in shown.warnings] == [("CLEANUP_FAILED", "Left.")]
+
+
+def test_times_of_cloudstack() -> None:
+    assert render.from_cloudstack("2026-11-22T23:24:26+0000") == "2026-11-22T23:24:26.000+00:00"
+    assert render.from_cloudstack("2026-11-22T23:24:26+0200") == "2026-11-22T23:24:26.000+02:00"
+    assert render.from_cloudstack("") == render.from_cloudstack("soon") == render.UNKNOWN_TIME
+
+
+# How they run
+
+
+def test_from_submit_to_done(scope: Scope, operations: Finish, stage: Stage) -> None:
+    def work(run: Run) -> None:
+        run.progress(40)
+        run.set_target_id(12)
+        assert stage.open.wait(10)
+
+    stage.work = work
+    sent = submit(scope)
+    assert sent.name.startswith("operation-")
+    assert sent.status in ("PENDING", "RUNNING")
+    assert (sent.targetId, sent.progress, sent.endTime) == (7, 0, "")
+    until(lambda: get(scope, sent.name).targetId == 12)
+    running = get(scope, sent.name)
+    assert (running.status, running.progress) == ("RUNNING", 40)
+    assert running.startTime >= running.insertTime
+    stage.open.set()
+    operations(scope, sent)
+    done = get(scope, sent.name)
+    assert (done.status, done.progress, done.id) == ("DONE", 100, sent.id)
+    assert done.endTime >= done.startTime
+    assert not done.HasField("error")
+
+
+def test_a_finished_one_is_done_at_once_and_readable(scope: Scope) -> None:
+    sent = engine.finished(scope, type="setMetadata", target="", target_id=5)
+    assert (sent.status, sent.progress, sent.targetLink) == ("DONE", 100, ROOT)
+    assert sent.insertTime == sent.startTime == sent.endTime
+    request = pb.GetGlobalOperationRequest(project="demo", operation=sent.name)
+    assert ask(scope, "GlobalOperations.Get", request) == sent
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "message"),
+    [
+        (OperationError("RESOURCE_IN_USE", "Used.", 400), "RESOURCE_IN_USE", 400, "Used."),
+        (CloudStackError(531, "Acct[5] may not"), "PERMISSION_DENIED", 403, "Permission to the resource is denied."),
+        (CloudStackError(535, "x"), "QUOTA_EXCEEDED", 403, "A quota of the project is exceeded."),
+        (CloudStackError(431, "CIDR is not valid"), "INVALID_USAGE", 400, "CIDR is not valid"),
+        (CloudStackError(431, "no account [3]"), "INVALID_USAGE", 400, "The request has an invalid value."),
+        (CloudStackError(999, "x"), "INTERNAL_ERROR", 500, "Internal error."),
+        (ApiError(404, "gone"), "RESOURCE_NOT_FOUND", 404, "gone"),
+        (ApiError(418, "tea"), "INTERNAL_ERROR", 418, "tea"),
+        (Unreachable("x"), "SERVICE_UNAVAILABLE", 503, "The service is unavailable. Try again later."),
+        (ZeroDivisionError("x"), "INTERNAL_ERROR", 500, "Internal error."),
+    ],
+)
+def test_what_goes_wrong_ends_the_operation(
+    scope: Scope, operations: Finish, stage: Stage, error: Exception, code: str, status: int, message: str
+) -> None:
+    stage.fail(error)
+    sent = submit(scope)
+    operations(scope, sent)
+    shown = get(scope, sent.name)
+    assert (shown.status, shown.progress) == ("DONE", 100)
+    assert [(one.code, one.message) for one in shown.error.errors] == [(code, message)]
+    assert shown.httpErrorStatusCode == status
+    assert shown.httpErrorMessage
+
+
+def test_credentials_do_not_outlive_the_operation(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.work = stage.hold
+    sent = submit(scope, secret="swordfish")
+    row = scope.store.operation_by_name(sent.name)
+    assert row and row["payload"]
+    assert b"swordfish" not in row["payload"] and b"demo-secret-key" not in row["payload"]
+    stage.open.set()
+    assert operations(scope, sent)["payload"] == b""
+
+
+def test_operations_on_one_target_run_one_after_another(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.work = stage.hold
+    first, second = submit(scope, n=1), submit(scope, n=2)
+    other = submit(scope, "zones/ch-zh-1/instances/web-2", n=3)
+    until(lambda: {"1 begins", "3 begins"} <= set(stage.seen))
+    time.sleep(0.2)
+    assert "2 begins" not in stage.seen
+    stage.open.set()
+    for sent in (first, second, other):
+        operations(scope, sent)
+    assert stage.seen.index("1 ends") < stage.seen.index("2 begins")
+
+
+def test_a_failed_one_does_not_hold_up_the_next(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.fail(OperationError("X", "x"))
+    first, second = submit(scope, n=1), submit(scope, n=2)
+    assert operations(scope, first)["error"] and operations(scope, second)["error"]
+
+
+def test_a_job_whose_answer_was_lost_is_not_done_twice(
+    scope: Scope, operations: Finish, stage: Stage, simulated: Cloud
+) -> None:
+    def work(run: Run) -> None:
+        network = run.read("networks", "listNetworks", keyword="net-a")[0]["id"]
+        run.job("address", "associateIpAddress", networkid=network)
+
+    stage.work = work
+    simulated.app.faults.append(Fault("drop", "associateIpAddress"))
+    assert not operations(scope, submit(scope))["error"]
+    assert simulated.calls["associateIpAddress"] == 1
+    assert len(scope.client.read("listPublicIpAddresses").items) == 1
+
+
+def test_the_same_step_has_the_same_job_id(scope: Scope) -> None:
+    run = Run("operation-1", scope, {}, True)
+    assert run.job_id("a") == Run("operation-1", scope, {}, False).job_id("a")
+    assert len({run.job_id("a"), run.job_id("b"), Run("operation-2", scope, {}, True).job_id("a")}) == 3
+
+
+def test_steps_keep_no_passwords() -> None:
+    assert engine._without_secrets({"virtualmachine": {"id": "1", "password": "x"}, "privatekey": "y"}) == {
+        "virtualmachine": {"id": "1"}
+    }
+
+
+def test_warnings_add_up(scope: Scope, operations: Finish, stage: Stage) -> None:
+    def work(run: Run) -> None:
+        run.warn("A", "a")
+        run.warn("B", "b")
+
+    stage.work = work
+    sent = submit(scope)
+    operations(scope, sent)
+    assert [(one.code, one.message) for one in get(scope, sent.name).warnings] == [("A", "a"), ("B", "b")]
+
+
+def test_one_that_never_began_is_begun_later(
+    scope: Scope, operations: Finish, stage: Stage, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The translator died between the row and its workflow."""
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "start", lambda name: None)
+        sent = submit(scope)
+    assert get(scope, sent.name).status == "PENDING"
+    assert environment.store.unstarted(time.time() + 1) == [sent.name]
+    engine.start(sent.name)
+    operations(scope, sent)
+    assert environment.store.unstarted(time.time() + 1) == []
+
+
+# requestId
+
+
+REQUEST_ID = "0e9f9a3e-2222-4222-8222-222222222222"
+
+
+def again(scope: Scope, **changes: Any) -> pb.Operation | None:
+    """What a request with this requestId gets before its method is asked."""
+    resource = firewalls_pb2.Firewall(name=changes.get("name", "web"))
+    request = firewalls_pb2.InsertFirewallRequest(project="demo", resource=resource, requestId=REQUEST_ID)
+    return engine.replay(scope, request)
+
+
+def test_the_same_request_again_is_the_same_operation(scope_for: OpenScope, operations: Finish) -> None:
+    scope = scope_for()
+    assert again(scope) is None
+    sent = submit(scope)
+    assert sent.clientOperationId == REQUEST_ID
+    operations(scope, sent)
+    replayed = again(scope_for())
+    assert replayed and (replayed.name, replayed.status) == (sent.name, "DONE")
+
+
+def test_the_same_id_for_something_else_is_refused(scope_for: OpenScope, operations: Finish) -> None:
+    scope = scope_for()
+    again(scope)
+    operations(scope, submit(scope))
+    with pytest.raises(ApiError) as error:
+        again(scope_for(), name="other")
+    assert (error.value.code, error.value.location) == (400, "requestId")
+
+
+def test_the_same_request_at_the_same_time(scope_for: OpenScope, operations: Finish, stage: Stage) -> None:
+    """Both look before either has written."""
+    stage.work = lambda run: stage.seen.append("done")
+    one, other = scope_for(), scope_for()
+    assert again(one) is None and again(other) is None
+    first, second = submit(one), submit(other)
+    assert first.name == second.name
+    operations(one, first)
+    assert stage.seen == ["done"]
+
+
+def test_another_project_may_use_the_same_id(scope_for: OpenScope, operations: Finish) -> None:
+    one = scope_for()
+    again(one)
+    sent = submit(one)
+    operations(one, sent)
+    assert again(scope_for("ian@example.org", account="ian@example.org")) is None
+
+
+def test_a_bad_request_id(scope: Scope) -> None:
+    request = instances_pb2.StopInstanceRequest(project="demo", requestId="one")
+    with pytest.raises(ApiError) as error:
+        engine.replay(scope, request)
+    assert (error.value.code, error.value.location) == (400, "requestId")
+
+
+def test_reads_have_no_request_id(scope: Scope) -> None:
+    assert engine.replay(scope, instances_pb2.GetInstanceRequest(project="demo")) is None
+
+
+# Methods
+
+
+def test_found_under_any_scope(scope: Scope) -> None:
+    sent = engine.finished(scope, type="setTags", target="zones/ch-zh-1/instances/web-1")
+    common = {"project": "demo", "operation": sent.name}
+    assert get(scope, sent.name, "ch-gv2") == sent
+    assert ask(scope, "RegionOperations.Get", pb.GetRegionOperationRequest(region="ch-zh", **common)) == sent
+    assert ask(scope, "GlobalOperations.Get", pb.GetGlobalOperationRequest(**common)) == sent
+    assert ask(scope, "GlobalOperations.Wait", pb.WaitGlobalOperationRequest(**common)) == sent
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type", "where", "path"),
+    [
+        ("ZoneOperations.Get", pb.GetZoneOperationRequest, {"zone": "z-1"}, "zones/z-1"),
+        ("ZoneOperations.Wait", pb.WaitZoneOperationRequest, {"zone": "z-1"}, "zones/z-1"),
+        ("ZoneOperations.Delete", pb.DeleteZoneOperationRequest, {"zone": "z-1"}, "zones/z-1"),
+        ("RegionOperations.Get", pb.GetRegionOperationRequest, {"region": "r"}, "regions/r"),
+        ("GlobalOperations.Delete", pb.DeleteGlobalOperationRequest, {}, "global"),
+    ],
+)
+def test_unknown(scope: Scope, method: str, request_type: Any, where: dict[str, str], path: str) -> None:
+    with pytest.raises(ApiError) as error:
+        ask(scope, method, request_type(project="demo", operation="operation-1", **where))
+    assert error.value.code == 404
+    assert error.value.message == f"The resource 'projects/demo/{path}/operations/operation-1' was not found"
+
+
+def test_other_accounts_find_none(scope: Scope, scope_for: OpenScope) -> None:
+    sent = engine.finished(scope, type="setTags", target="global/firewalls/web")
+    other = scope_for("ian@example.org", account="ian@example.org")
+    with pytest.raises(ApiError) as error:
+        get(other, sent.name)
+    assert error.value.code == 404
+    assert not ask(other, "GlobalOperations.List", pb.ListGlobalOperationsRequest(project="ian@example.org")).items
+
+
+def test_lists_show_their_own_scope(scope: Scope) -> None:
+    here = engine.finished(scope, type="setTags", target="zones/ch-zh-1/instances/a")
+    there = engine.finished(scope, type="setTags", target="zones/ch-gv2/instances/b")
+    region = engine.finished(scope, type="insert", target="regions/ch-zh/addresses/c")
+    everywhere = engine.finished(scope, type="insert", target="global/firewalls/d")
+
+    def names(method: str, request: Any) -> list[str]:
+        return [item.name for item in ask(scope, method, request).items]
+
+    zone = pb.ListZoneOperationsRequest(project="demo", zone="CH-ZH-1")
+    found = ask(scope, "ZoneOperations.List", zone)
+    assert [item.name for item in found.items] == [here.name]
+    assert (found.kind, found.selfLink) == ("compute#operationList", f"{ZONE}/operations")
+    assert names("RegionOperations.List", pb.ListRegionOperationsRequest(project="demo", region="ch-zh")) == [
+        region.name
+    ]
+    assert names("GlobalOperations.List", pb.ListGlobalOperationsRequest(project="demo")) == [everywhere.name]
+    zone.filter = "operationType=insert"
+    assert names("ZoneOperations.List", zone) == []
+    every = ask(scope, "GlobalOperations.AggregatedList", pb.AggregatedListOperationsRequest(project="demo"))
+    assert {key: [one.name for one in value.operations] for key, value in every.items.items() if value.operations} == {
+        "zones/ch-zh-1": [here.name],
+        "zones/ch-gv2": [there.name],
+        "regions/ch-zh": [region.name],
+        "global": [everywhere.name],
+    }
+
+
+def test_lists_of_unknown_places(scope: Scope) -> None:
+    with pytest.raises(ApiError) as error:
+        ask(scope, "ZoneOperations.List", pb.ListZoneOperationsRequest(project="demo", zone="nope"))
+    assert error.value.code == 404
+    with pytest.raises(ApiError) as error:
+        ask(scope, "RegionOperations.List", pb.ListRegionOperationsRequest(project="demo", region="nope"))
+    assert error.value.code == 404
+
+
+def test_old_ones_are_not_listed_and_purged(scope: Scope, environment: Environment) -> None:
+    old = engine.finished(scope, type="setTags", target="global/x")
+    new = engine.finished(scope, type="setTags", target="global/x")
+    before = time.time() - engine.RETENTION - 1
+    environment.store.update_operation(old.name, inserted=before, ended=before)
+    found = ask(scope, "GlobalOperations.List", pb.ListGlobalOperationsRequest(project="demo"))
+    assert [item.name for item in found.items] == [new.name]
+    assert environment.store.purge_operations(time.time() - engine.RETENTION) == 1
+
+
+def test_wait_until_it_is_done(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.work = stage.hold
+    sent = submit(scope)
+    threading.Timer(0.3, stage.open.set).start()
+    request = pb.WaitZoneOperationRequest(project="demo", zone="ch-zh-1", operation=sent.name)
+    assert ask(scope, "ZoneOperations.Wait", request).status == "DONE"
+
+
+def test_wait_answers_before_the_callers_deadline(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.work = stage.hold
+    sent = submit(scope)
+    scope.client.deadline = time.monotonic() + 1.2
+    started = time.monotonic()
+    request = pb.WaitZoneOperationRequest(project="demo", zone="ch-zh-1", operation=sent.name)
+    assert ask(scope, "ZoneOperations.Wait", request).status != "DONE"
+    assert time.monotonic() - started < 1.2
+
+
+def test_wait_does_not_take_all_threads(
+    scope: Scope, operations: Finish, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_waiters", threading.BoundedSemaphore(1))
+    assert engine._waiters.acquire(blocking=False)
+    stage.work = stage.hold
+    sent = submit(scope)
+    started = time.monotonic()
+    request = pb.WaitZoneOperationRequest(project="demo", zone="ch-zh-1", operation=sent.name)
+    assert ask(scope, "ZoneOperations.Wait", request).status != "DONE"
+    assert time.monotonic() - started < 1
+
+
+def test_delete(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.work = stage.hold
+    sent = submit(scope)
+    request = pb.DeleteZoneOperationRequest(project="demo", zone="ch-zh-1", operation=sent.name)
+    with pytest.raises(ApiError) as error:
+        ask(scope, "ZoneOperations.Delete", request)
+    assert (error.value.code, error.value.reason) == (400, "resourceNotReady")
+    stage.open.set()
+    operations(scope, sent)
+    assert ask(scope, "ZoneOperations.Delete", request) == pb.DeleteZoneOperationResponse()
+    with pytest.raises(ApiError) as error:
+        get(scope, sent.name)
+    assert error.value.code == 404
