@@ -260,6 +260,8 @@ def do_insert(run: Run) -> None:
         if payload["external"]:
             _attach_address(run, machine, made)
             run.progress(80)
+        if payload["external"] or payload["tags"]:
+            # With security groups its own rules are in place already, but others may name its tags as their sources.
             rows = run.read("machine", "listVirtualMachines", id=machine, details=instances.DETAILS)
             projection.refresh_instance(run, "firewall", zone, rows[0], payload["tags"])
         if payload["protect"]:
