@@ -30,7 +30,7 @@ from translator_service.scope import Scope
 
 _ROUNDS = 3
 _ATTEMPTS = 30
-# Jobs wait in threads that requests need as well.
+# Jobs of one rule at a time, so that it leaves room for others.
 _AT_ONCE = 16
 # "Already there" and "gone" (recordings, Surprises 33, 50 and 58).
 _OVERTAKEN = (431, 530, 537)

@@ -27,6 +27,7 @@ Function = Callable[[Scope, Any], Message | bytes]
 
 CREDENTIAL = "x-credential-bin"
 LINK_BASE = "x-link-base"
+REQUEST_ID = "x-request-id"
 
 # CloudStack gets a little less time than the caller has left, so that the answer still arrives.
 _MARGIN = 0.25
@@ -98,7 +99,7 @@ def _method(
                 deadline=deadline,
                 public_projects=method.public_projects,
             )
-            return replay(scope, request) or method.function(scope, request)
+            return replay(scope, request, metadata.get(REQUEST_ID, "")) or method.function(scope, request)
         except (CloudStackError, Unreachable) as error:
             raise to_api_error(error) from error
 

@@ -42,8 +42,8 @@ _SERVICE_CONFIG = json.dumps(
                 "name": [{}],
                 # UNAVAILABLE before an answer: the request never ran, or its requestId makes a second run harmless.
                 "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.05s",
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.1s",
                     "maxBackoff": "1s",
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
@@ -59,8 +59,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.service_config", _SERVICE_CONFIG),
-    # A service that was started anew is found within a second.
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # A service that was started anew is found within a second. (The first of these is the time a connection may take.)
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),

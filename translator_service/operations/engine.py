@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -29,7 +30,7 @@ from gstack.kernel.errors import ApiError, invalid
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
-from translator_service.operations.render import operation
+from translator_service.operations.render import TRANSPORT, operation
 from translator_service.scope import Environment, Scope, open_scope
 from translator_service.store import Duplicate
 
@@ -126,7 +127,7 @@ class Run:
         def work() -> list[dict[str, Any]]:
             if len(calls) == 1:
                 return [one(calls[0])]
-            futures = [self.scope.environment.endpoint.pool.submit(one, call) for call in calls]
+            futures = [_pool.submit(one, call) for call in calls]
             # One may fail: what the others do has to be over before anybody looks at the outcome.
             wait_for(futures)
             return [future.result() for future in futures]
@@ -172,24 +173,31 @@ def _without_secrets(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# Jobs that run side by side wait here, not in the threads that requests need.
+_pool = ThreadPoolExecutor(64, thread_name_prefix="jobs")
+
+
 # Submitting
 
 
-def replay(scope: Scope, request: Message) -> pb.Operation | None:
-    """The operation an earlier request with the same requestId began, if there was one. Raises 400 for a bad one."""
+def replay(scope: Scope, request: Message, transport_id: str = "") -> pb.Operation | None:
+    """The operation an earlier request with the same requestId began, if there was one. Raises 400 for a bad one.
+
+    transport_id: the gateway's id of a request without a requestId of its own. When a translator dies with the answer in
+    its hands, gRPC asks the next one, and the work must not be done, or refused as done, a second time.
+    """
     if "requestId" not in request.DESCRIPTOR.fields_by_name:
         return None
     scope.request_hash = hashlib.sha256(
         type(request).__name__.encode() + request.SerializeToString(deterministic=True)
     ).hexdigest()
     request_id: str = request.requestId  # type: ignore[attr-defined]
-    if not request_id:
+    if not request_id and transport_id:
+        request_id = f"{TRANSPORT}{transport_id}"
+    elif not request_id:
         return None
-    try:
-        if uuid.UUID(request_id).int == 0:
-            raise ValueError
-    except ValueError:
-        raise invalid("requestId", f"'{request_id}'. Must be a valid UUID other than the zero UUID.") from None
+    elif not _is_uuid(request_id):
+        raise invalid("requestId", f"'{request_id}'. Must be a valid UUID other than the zero UUID.")
     scope.request_id = request_id
     row = scope.store.operation_by_request(scope.project.key, request_id)
     if row is None:
@@ -197,6 +205,13 @@ def replay(scope: Scope, request: Message) -> pb.Operation | None:
     if row["request_hash"] != scope.request_hash:
         raise invalid("requestId", f"'{request_id}'. It was used for another request.")
     return operation(row, scope.links)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return uuid.UUID(text).int != 0
+    except ValueError:
+        return False
 
 
 def submit(

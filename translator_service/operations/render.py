@@ -12,6 +12,8 @@ from translator_service.links import Links
 from translator_service.naming import number
 
 _CLOUDSTACK = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+-]\d\d)(\d\d)")
+# Begins the ids of requests whose client gave none; they are not shown.
+TRANSPORT = "transport-"
 # What CloudStack has no time for; clients want one.
 UNKNOWN_TIME = "1970-01-01T00:00:00.000+00:00"
 
@@ -45,7 +47,7 @@ def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:
     )
     if row["target_id"]:
         message.targetId = int(row["target_id"])
-    if row["request_id"]:
+    if row["request_id"] and not row["request_id"].startswith(TRANSPORT):
         message.clientOperationId = row["request_id"]
     if scope.startswith("zones/"):
         message.zone = links.of(scope)

@@ -85,9 +85,9 @@ def do_delete(run: Run) -> None:
 
 def _destroy(run: Run) -> None:
     machine = run.payload["id"]
-    allowed = run.step(
+    allowed = run.look(
         "may-expunge",
-        lambda: bool(run.client().read("listCapabilities").one().get("allowuserexpungerecovervm", False)),
+        lambda scope: bool(scope.client.read("listCapabilities").one().get("allowuserexpungerecovervm", False)),
     )
     if allowed:
         try:

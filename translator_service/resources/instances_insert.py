@@ -14,10 +14,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
+from gstack.kernel.errors import ApiError, already_exists, invalid, not_found, required, unsupported
 from translator_service import details as kept
 from translator_service import naming, projection, userdata
-from translator_service.cloudstack.errors import CloudStackError
+from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import Row, number
 from translator_service.operations import engine
 from translator_service.operations.engine import OperationError, Run, handler
@@ -266,7 +266,7 @@ def do_insert(run: Run) -> None:
             projection.refresh_instance(run, "firewall", zone, rows[0], payload["tags"])
         if payload["protect"]:
             run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
-    except (CloudStackError, OperationError):
+    except (CloudStackError, OperationError, ApiError, Unreachable):
         _undo(run, zone, made)
         raise
 
@@ -275,8 +275,8 @@ def _key_pair(run: Run, public_key: str) -> str:
     """Name of the key pair in CloudStack that holds this key; CloudStack holds a key once."""
     name = userdata.SshKey("", public_key).name
 
-    def work() -> str:
-        client = run.client()
+    def work(scope: Scope) -> str:
+        client = scope.client
         if client.read("listSSHKeyPairs", name=name).items:
             return name
         blob = base64.b64decode(public_key.split()[1] + "==")
@@ -287,7 +287,7 @@ def _key_pair(run: Run, public_key: str) -> str:
         client.write("registerSSHKeyPair", name=name, publickey=" ".join(public_key.split()[:2]))
         return name
 
-    return run.step(f"key/{name}", work)
+    return run.look(f"key/{name}", work)
 
 
 def _deploy(run: Run, parameters: dict[str, str], made: dict[str, str]) -> str:
@@ -329,8 +329,8 @@ def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
         tag = {"tags[0].key": EPHEMERAL, "tags[0].value": run.payload["name"]}
         run.job("tag-address", "createTags", resourceids=address, resourcetype="PublicIpAddress", **tag)
 
-    def enable() -> None:
-        client = run.client()
+    def enable(scope: Scope) -> None:
+        client = scope.client
         try:
             client.write(
                 "enableStaticNat", ipaddressid=address, virtualmachineid=machine, networkid=run.payload["network"]
@@ -341,7 +341,7 @@ def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
             if not rows or rows[0].get("virtualmachineid") != machine:
                 raise
 
-    run.step("static-nat", enable)
+    run.look("static-nat", enable)
 
 
 def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
@@ -349,17 +349,17 @@ def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
     try:
         if "machine" in made:
             run.job("undo-machine", "destroyVirtualMachine", id=made["machine"], expunge="true")
-    except CloudStackError:
+    except (CloudStackError, Unreachable):
         try:
             rename = f"x-{made['machine'][:8]}"
             run.call("undo-rename", "updateVirtualMachine", id=made["machine"], name=rename)
             run.job("undo-machine-without-expunge", "destroyVirtualMachine", id=made["machine"])
-        except CloudStackError:
+        except (CloudStackError, Unreachable):
             run.warn("CLEANUP_FAILED", "The instance could not be taken away again.")
     try:
         if "address" in made:
             run.job("undo-address", "disassociateIpAddress", id=made["address"])
         if zone.security_groups:
             projection.release_instance(run, zone, run.payload["name"])
-    except CloudStackError:
+    except (CloudStackError, Unreachable):
         run.warn("CLEANUP_FAILED", "An address or a firewall of the instance could not be taken away again.")
