@@ -52,8 +52,8 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             "libcloud",
             f'# credentials.json: {{{{"access_token": "TOKEN", "expire_time": "2099-01-01T00:00:00Z"}}}}\n'
             f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
-            f"driver = GCENodeDriver('any@project.iam.gserviceaccount.com', 'unused', project='{project}',\n"
-            f"                       auth_type='SA', credential_file='credentials.json',\n"
+            f"driver = GCENodeDriver('any.apps.googleusercontent.com', 'unused', project='{project}',\n"
+            f"                       auth_type='IA', credential_file='credentials.json',\n"
             f"                       secure={base.startswith('https')}, proxy_url='{base}')\n"
             f"print(driver.list_nodes())",
         ),

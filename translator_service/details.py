@@ -43,12 +43,14 @@ def pack(key: str, value: Any) -> dict[str, str]:
 
 
 def unpack(details: dict[str, str], key: str, default: Any) -> Any:
+    """The value, or the default for what is missing, not ours, or of another kind: anybody may write details."""
     text = details.get(key, "")
     index = 1
     while chunk := details.get(f"{key}.{index}"):
         text += chunk
         index += 1
-    return decode(text, default) if text else default
+    value = decode(text, default) if text else default
+    return value if default is None or isinstance(value, type(default)) else default
 
 
 def replaced(details: dict[str, str], key: str, value: Any) -> dict[str, str]:

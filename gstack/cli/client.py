@@ -137,7 +137,7 @@ with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
 
 # The driver only knows Google's host; as a proxy, this endpoint gets its requests.
 driver = GCENodeDriver(
-    "any@project.iam.gserviceaccount.com", "unused", project={project!r}, auth_type="SA", credential_file=file.name,
+    "any.apps.googleusercontent.com", "unused", project={project!r}, auth_type="IA", credential_file=file.name,
     secure={endpoint.startswith("https")}, proxy_url=ENDPOINT,
 )
 for node in driver.list_nodes():

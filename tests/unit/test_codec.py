@@ -48,7 +48,7 @@ _NUMBERS = {
 def scalars(field: FieldDescriptor) -> st.SearchStrategy:
     if values := enum_values(field):
         return st.sampled_from(values)
-    return _NUMBERS.get(field.type) or st.text(max_size=12)
+    return _NUMBERS[field.type] if field.type in _NUMBERS else st.text(max_size=12)
 
 
 @st.composite

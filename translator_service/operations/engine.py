@@ -183,7 +183,7 @@ _pool = ThreadPoolExecutor(64, thread_name_prefix="jobs")
 def replay(scope: Scope, request: Message, transport_id: str = "") -> pb.Operation | None:
     """The operation an earlier request with the same requestId began, if there was one. Raises 400 for a bad one.
 
-    transport_id: the gateway's id of a request without a requestId of its own. When a translator dies with the answer in
+    transport_id: the gateway's id of a request without a requestId. When a translator dies with the answer in
     its hands, gRPC asks the next one, and the work must not be done, or refused as done, a second time.
     """
     if "requestId" not in request.DESCRIPTOR.fields_by_name:

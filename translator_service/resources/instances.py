@@ -7,6 +7,7 @@ that only GCE knows, and what the boot disk was made with.
 
 from __future__ import annotations
 
+import base64
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -35,6 +36,9 @@ from translator_service.scope import Scope
 # What a list needs and nothing more: statistics and affinity groups cost CloudStack extra queries.
 DETAILS = "nics,tmpl,servoff,secgrp,min"
 _LARGE_METADATA = 16_000
+_DOCUMENTS, _DOCUMENT = "instance-metadata", "$document"
+# CloudStack takes no user data for "unchanged".
+_NOTHING_TO_DO = base64.b64encode(b"#cloud-config\n{}\n").decode()
 _HIDDEN = ("Destroyed", "Expunging")
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
@@ -106,7 +110,7 @@ def to_instance(
         canIpForward=config.get("canIpForward", False),
         selfLink=scope.links.of(zone.path, "instances", name),
         cpuPlatform="Unknown CPU Platform",
-        labels=kept.unpack(found, kept.LABELS, {}),
+        labels=labels_of(row),
         deletionProtection=bool(row.get("deleteprotection", False)),
         startRestricted=False,
     )
@@ -143,17 +147,30 @@ def _default_scheduling(scheduling: pb.Scheduling) -> None:
 
 
 def tags_of(row: Row) -> list[str]:
-    found = kept.unpack(row.get("details") or {}, kept.TAGS, [])
-    return [str(tag) for tag in found] if isinstance(found, list) else []
+    return [str(tag) for tag in kept.unpack(row.get("details") or {}, kept.TAGS, [])]
+
+
+def labels_of(row: Row) -> dict[str, str]:
+    found = kept.unpack(row.get("details") or {}, kept.LABELS, {})
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def disk_of(row: Row) -> dict[str, Any]:
+    """What is kept of the boot disk; {} for a machine made elsewhere."""
+    found: dict[str, Any] = kept.unpack(row.get("details") or {}, kept.DISK, {})
+    return found if {"name", "sizeGb"} <= found.keys() else {}
+
+
+def document_of(row: Row) -> str:
+    """Name of the document that holds large metadata, "" when the details hold them."""
+    return str(kept.unpack(row.get("details") or {}, kept.METADATA, {}).get(_DOCUMENT, ""))
 
 
 def metadata_items(scope: Scope, row: Row) -> dict[str, str]:
     """The items; large ones are in the store, and the details say under which name."""
     found = kept.unpack(row.get("details") or {}, kept.METADATA, {})
-    if "$document" in found:
-        found = kept.decode(
-            (scope.store.document(scope.project.key, "instance-metadata", found["$document"]) or b"").decode(), {}
-        )
+    if document := document_of(row):
+        found = kept.decode((scope.store.document(scope.project.key, _DOCUMENTS, document) or b"").decode(), {})
     return {str(key): str(value) for key, value in found.items()}
 
 
@@ -198,7 +215,7 @@ def _add_interface(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, ni
 
 
 def _add_disks(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, volumes: Sequence[Row] | None) -> None:
-    boot = kept.unpack(row.get("details") or {}, kept.DISK, {})
+    boot = disk_of(row)
     rows: list[Row] = sorted(
         volumes or [], key=lambda volume: (volume.get("type") != "ROOT", int(volume.get("deviceid", 0)))
     )
@@ -284,7 +301,7 @@ def get(scope: Scope, request: pb.GetInstanceRequest) -> Any:
     busy = under_way(scope).get(path(zone, name))
     sources: list[Any] = [answer, *catalogs(scope, zone)]
     volumes: list[Row] | None = None
-    if kept.DISK not in (row.get("details") or {}):
+    if not disk_of(row):
         disks_answer = scope.client.read("listVolumes", virtualmachineid=row["id"])
         sources.append(disks_answer)
         volumes = [volume for volume in disks_answer.items if disks.is_shown(volume)]
@@ -361,7 +378,7 @@ def aggregated_list(scope: Scope, request: pb.AggregatedListInstancesRequest) ->
     def build() -> Message:
         pairs = _instances(scope, every, answers, volumes, busy)
         return lists.aggregated(
-            scope, request, pairs, [zone.path for zone in every], pb.InstanceAggregatedList, "instances"
+            scope, request, pairs, zones.scopes(scope, request.includeAllScopes), pb.InstanceAggregatedList, "instances"
         )
 
     return scope.reply([*answers, *volumes, *catalogs(scope, every[0])], request, build, tuple(sorted(busy.items())))
@@ -457,8 +474,7 @@ def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
     labels = check_labels(dict(request.resource.labels), "resource.labels")
     zone = zones.resolve(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
-    current = label_fingerprint(kept.unpack(row.get("details") or {}, kept.LABELS, {}))
-    check(request.resource.labelFingerprint, current, "label")
+    check(request.resource.labelFingerprint, label_fingerprint(labels_of(row)), "label")
     return _update(scope, zone, name, row, "setLabels", {kept.LABELS: labels})
 
 
@@ -473,8 +489,10 @@ def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Messag
     name, row, _ = find(scope, zone, request.instance)
     check(request.resource.fingerprint, metadata_of(scope, row).fingerprint)
     data = user_data(scope, items)
+    if not data and (row.get("details") or {}).keys() & {kept.CONFIG, kept.METADATA}:
+        data = _NOTHING_TO_DO
     packed = keep_metadata(scope, items)
-    return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data)
+    return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data or None)
 
 
 @rpc(
@@ -488,7 +506,7 @@ def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequ
             raise required(field)
     zone = zones.resolve(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
-    disk = kept.unpack(row.get("details") or {}, kept.DISK, {})
+    disk = disk_of(row)
     shown = to_instance(scope, zone, name, row, _volumes(scope, row) if not disk else None, None)
     boot = next((one for one in shown.disks if one.deviceName == request.deviceName), None)
     if boot is None:
@@ -562,7 +580,14 @@ def do_update(run: Run) -> None:
     parameters = kept.parameters(details) if details else {"cleanupdetails": "true"}
     if run.payload["user_data"] is not None:
         parameters["userdata"] = run.payload["user_data"]
-    run.call("update", "updateVirtualMachine", id=run.payload["id"], **parameters)
+    written = run.payload["changes"].get(kept.METADATA) or {}
+    try:
+        run.call("update", "updateVirtualMachine", id=run.payload["id"], **parameters)
+    except CloudStackError:
+        forget_metadata(run.scope, written.get(_DOCUMENT, ""))
+        raise
+    if kept.METADATA in run.payload["changes"]:
+        forget_metadata(run.scope, document_of(rows[0]))
     if run.payload["tags"] is not None:
         zone = zones.resolve(run.scope, run.payload["zone"])
         rows[0]["details"] = details
@@ -583,16 +608,20 @@ def keep_metadata(scope: Scope, items: dict[str, str]) -> dict[str, str]:
     if len(kept.encode(items)) <= _LARGE_METADATA:
         return items
     document = str(uuid.uuid4())
-    scope.store.put_document(
-        scope.project.key, "instance-metadata", document, kept.encode(items).encode(), expected=None
-    )
-    return {"$document": document}
+    scope.store.put_document(scope.project.key, _DOCUMENTS, document, kept.encode(items).encode(), expected=None)
+    return {_DOCUMENT: document}
+
+
+def forget_metadata(scope: Scope, document: str) -> None:
+    """Large metadata that no machine has any more. document: its name, "" for none."""
+    if document:
+        scope.store.delete_document(scope.project.key, _DOCUMENTS, document)
 
 
 def settings_of(instance: pb.Instance) -> dict[str, Any]:
     """The settings of a new instance that only GCE knows, as kept in its details."""
     config: dict[str, Any] = {}
-    for key in ("description", "minCpuPlatform", "keyRevocationActionType", "canIpForward"):
+    for key in ("description", "hostname", "minCpuPlatform", "keyRevocationActionType", "canIpForward"):
         if value := getattr(instance, key):
             config[key] = value
     for key in ("scheduling", "displayDevice", "shieldedInstanceConfig", "reservationAffinity"):

@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import ApiError
-from translator_service import details as kept
 from translator_service import projection
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.naming import Row, number
@@ -40,7 +39,7 @@ def delete(scope: Scope, request: pb.DeleteInstanceRequest) -> Message:
             f"Invalid resource usage: 'Resource cannot be deleted if it's protected against deletion. {path}'.",
             "invalidUsage",
         )
-    disk = kept.unpack(row.get("details") or {}, kept.DISK, {})
+    disk = instances.disk_of(row)
     payload = {
         "id": row["id"],
         "zone": zone.name,
@@ -78,9 +77,7 @@ def do_delete(run: Run) -> None:
         run.job(f"release/{address['id']}", "disassociateIpAddress", id=address["id"])
     if zone.security_groups:
         projection.release_instance(run, zone, payload["name"])
-    document = kept.unpack(rows[0].get("details") or {}, kept.METADATA, {})
-    if isinstance(document, dict) and "$document" in document:
-        run.scope.store.delete_document(run.scope.project.key, "instance-metadata", document["$document"])
+    instances.forget_metadata(run.scope, instances.document_of(rows[0]))
 
 
 def _destroy(run: Run) -> None:

@@ -64,10 +64,11 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
 
     config = instances.settings_of(wanted) | nics[0]["config"]
     data = instances.user_data(scope, items)
+    packed = instances.keep_metadata(scope, items)
     details = {
         **kept.pack(kept.TAGS, tags),
         **kept.pack(kept.LABELS, labels),
-        **kept.pack(kept.METADATA, instances.keep_metadata(scope, items)),
+        **kept.pack(kept.METADATA, packed),
         **kept.pack(kept.CONFIG, config),
         **kept.pack(kept.DISK, disk),
     }
@@ -86,6 +87,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         "external": nics[0]["external"],
         "address": nics[0]["address"],
         "protect": wanted.deletionProtection,
+        "document": instances.document_of({"details": details}),
     }
     target = instances.path(zone, wanted.name)
     return engine.submit(scope, type="insert", target=target, handler="instances.insert", payload=payload)
@@ -175,7 +177,7 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
     found = []
     for position, interface in enumerate(interfaces):
         field = f"resource.networkInterfaces[{position}]"
-        network = networks.for_instance(scope, zone, interface.network, interface.subnetwork)
+        network = networks.for_instance(scope, zone, interface.network, interface.subnetwork, field)
         if len(interface.accessConfigs) > 1:
             raise invalid(f"{field}.accessConfigs", "At most one access config is allowed.")
         if position and (interface.accessConfigs or zone.security_groups):
@@ -305,7 +307,7 @@ def _deploy(run: Run, parameters: dict[str, str], made: dict[str, str]) -> str:
                 made["machine"] = rows[0]["id"]
         elif error.code == 431 and "already exists" in error.text:
             # A deleted machine keeps its name until it is expunged.
-            path = run.scope.links.path(parameters["name"])
+            path = run.scope.links.path("zones", run.payload["zone"], "instances", parameters["name"])
             raise OperationError("RESOURCE_ALREADY_EXISTS", f"The resource '{path}' already exists", 409) from None
         raise
     made["machine"] = machine
@@ -361,5 +363,6 @@ def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
             run.job("undo-address", "disassociateIpAddress", id=made["address"])
         if zone.security_groups:
             projection.release_instance(run, zone, run.payload["name"])
+        instances.forget_metadata(run.scope, run.payload.get("document", ""))
     except (CloudStackError, Unreachable):
         run.warn("CLEANUP_FAILED", "An address or a firewall of the instance could not be taken away again.")

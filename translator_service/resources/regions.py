@@ -8,7 +8,6 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import regions_pb2 as pb
 from translator_service import lists
-from translator_service.naming import number
 from translator_service.operations.render import UNKNOWN_TIME
 from translator_service.resources import projects, zones
 from translator_service.rpc import rpc
@@ -23,7 +22,7 @@ def to_region(scope: Scope, name: str, quotas: list[Any]) -> pb.Region:
     members = zones.zones_of(scope, name)
     return pb.Region(
         kind="compute#region",
-        id=number(f"region/{name}"),
+        id=zones.region_number(name),
         creationTimestamp=UNKNOWN_TIME,
         name=name,
         description=name,

@@ -94,16 +94,22 @@ def by_id(scope: Scope, zone_id: str) -> Zone | None:
     return _zone(scope, name, row) if name and row else None
 
 
+def region_number(name: str) -> int:
+    """The id of a region, which CloudStack has none for."""
+    return number(f"region/{name}")
+
+
 def resolve_region(scope: Scope, name: str) -> str:
-    """Raises 404."""
-    if name in regions(scope):
-        return name
+    """The region's name, for its name or its numeric id. Raises 404."""
+    for region in regions(scope):
+        if name in (region, str(region_number(region))):
+            return region
     raise not_found(scope.links.path("regions", name))
 
 
 def zones_of(scope: Scope, region: str) -> list[Zone]:
     """The zones of a region. Raises 404."""
-    resolve_region(scope, region)
+    region = resolve_region(scope, region)
     return [zone for zone in all_zones(scope) if zone.region == region]
 
 
