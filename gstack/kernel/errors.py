@@ -39,7 +39,9 @@ _GRPC = {
     412: grpc.StatusCode.FAILED_PRECONDITION,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
+    # Not UNAVAILABLE: that is for a service that is not there, and channels ask the next one at once. A service that
+    # says itself that something behind it is away must not be asked five times over.
+    503: grpc.StatusCode.ABORTED,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.clients.conftest import Stack
 
+IMAGE = "global/images/linux-debian-12-64-bit"
 SLOW = {"job_seconds": {"": 0.1, "deployVirtualMachine": 2.0}}
 
 
