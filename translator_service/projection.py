@@ -34,7 +34,7 @@ _ATTEMPTS = 30
 _AT_ONCE = 16
 # "Already there" and "gone" (recordings, Surprises 33, 50 and 58).
 _OVERTAKEN = (431, 530, 537)
-# Protocols that CloudStack's security groups know by number only (facts 3.10; numbers: IANA).
+# Protocols that CloudStack's security groups know by number only (CloudStack's API; numbers: IANA).
 _NUMBERS = {"esp": "50", "ah": "51", "ipip": "94", "sctp": "132"}
 _WITH_PORTS = ("tcp", "udp")
 _GONE = ("Destroyed", "Expunging", "Error")
@@ -225,7 +225,7 @@ def _parameters(rule: Rule, sources: str) -> dict[str, str]:
 
 
 def _plan_group(plan: Plan, group: Row, wanted: set[Rule]) -> None:
-    """A group's egress rules go too: a single one closes all other egress (facts 3.10)."""
+    """A group's egress rules go too: a single one closes all other egress."""
     deletes, creates = _difference(group.get("ingressrule", ()), "ruleid", wanted)
     plan.deletes += [(identity, "revokeSecurityGroupIngress", {"id": identity}) for identity in deletes]
     for row in group.get("egressrule", ()):

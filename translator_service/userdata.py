@@ -44,6 +44,13 @@ def ssh_keys(metadata: dict[str, str]) -> list[SshKey]:
     return found
 
 
+def all_ssh_keys(metadata: dict[str, str], common: dict[str, str]) -> list[SshKey]:
+    """The keys of a machine and, unless it blocks them, of its project."""
+    blocked = metadata.get("block-project-ssh-keys", "").lower() == "true"
+    sources = (metadata,) if blocked else (metadata, common)
+    return ssh_keys({key: "\n".join(source.get(key, "") for source in sources) for key in _KEYS})
+
+
 def user_data(metadata: dict[str, str], common: dict[str, str]) -> str:
     """Base64 for deployVirtualMachine; "" when there is nothing to say. `common` is the project's metadata.
 
@@ -53,10 +60,7 @@ def user_data(metadata: dict[str, str], common: dict[str, str]) -> str:
     if text := merged.get("user-data"):
         content = text.encode()
     else:
-        blocked = metadata.get("block-project-ssh-keys", "").lower() == "true"
-        for key in _KEYS:
-            merged[key] = "\n".join((metadata.get(key, ""), "" if blocked else common.get(key, "")))
-        content = _cloud_config(ssh_keys(merged), merged.get("startup-script", ""))
+        content = _cloud_config(all_ssh_keys(metadata, common), merged.get("startup-script", ""))
     encoded = base64.b64encode(content).decode()
     if len(encoded) > LIMIT:
         raise invalid("resource.metadata", f"keys and scripts are longer than {LIMIT * 3 // 4} bytes.")

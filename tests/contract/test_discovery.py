@@ -33,7 +33,7 @@ EXTRA_METHODS = {"compute.kernels.list", "compute.kernels.get"}
 # Shapes that Google writes out wherever they occur and that are one message of ours.
 INLINE = {"Warning"}
 
-# What gcutil asks of a document before any command (facts of its source, gcutil 1.16.1).
+# What gcutil asks of a document before any command (as its source says, gcutil 1.16.1).
 GCUTIL = {
     "disks", "firewalls", "globalOperations", "images", "instances", "machineTypes", "networks", "projects", "routes",
     "snapshots", "zoneOperations", "zones",

@@ -30,7 +30,7 @@ from translator_service.scope import Scope
 from translator_service.store import Duplicate
 
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-# gcutil sends numbers (facts/gce_cli.md); GCE answers with names.
+# gcutil 1.16 sends numbers; GCE answers with names.
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
 _NAMES = ("tcp", "udp", "icmp", "esp", "ah", "ipip", "sctp", "all")
 _ISOLATED = ("tcp", "udp", "icmp", "all")

@@ -1,7 +1,7 @@
 """instances.delete: one durable operation that destroys the machine and gives back what came with it.
 
 Expunges where the account may; elsewhere the machine is renamed first, because its name stays taken until CloudStack
-expunges it by itself (facts: up to two days).
+expunges it by itself (`expunge.delay` and `expunge.interval`, a day each by default).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import ApiError, already_exists, invalid, not_found, required, unsupported
 from translator_service import details as kept
 from translator_service import naming, projection, userdata
+from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import Row, number
 from translator_service.operations import engine
@@ -82,7 +83,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         "network": nics[0]["network"],
         "parameters": parameters,
         "tags": tags,
-        "keys": [key.public_key for key in userdata.ssh_keys({**common, **items})][:5],
+        "keys": [key.public_key for key in userdata.all_ssh_keys(items, common)][:5],
         "disk": disk["name"],
         "external": nics[0]["external"],
         "address": nics[0]["address"],
@@ -252,7 +253,7 @@ def do_insert(run: Run) -> None:
                 run, zone, networks.by_id(run.scope, payload["network"]), payload["name"], payload["tags"]
             )
             parameters["securitygroupids"] = ",".join(groups)
-        if names := [_key_pair(run, key) for key in payload["keys"]]:
+        if names := [name for key in payload["keys"] if (name := _key_pair(run, key))]:
             parameters["keypairs"] = ",".join(names)
         run.progress(10)
         machine = _deploy(run, parameters, made)
@@ -274,19 +275,31 @@ def do_insert(run: Run) -> None:
 
 
 def _key_pair(run: Run, public_key: str) -> str:
-    """Name of the key pair in CloudStack that holds this key; CloudStack holds a key once."""
+    """Name of the key pair in CloudStack that holds this key; CloudStack holds a key once. "" for what is no key."""
     name = userdata.SshKey("", public_key).name
+    try:
+        blob = base64.b64decode(public_key.split()[1] + "==")
+    except (IndexError, ValueError):
+        return ""
+    digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()
+    fingerprint = ":".join(digest[index : index + 2] for index in range(0, 32, 2))
 
-    def work(scope: Scope) -> str:
-        client = scope.client
+    def known(client: Client) -> str:
         if client.read("listSSHKeyPairs", name=name).items:
             return name
-        blob = base64.b64decode(public_key.split()[1] + "==")
-        digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()
-        fingerprint = ":".join(digest[index : index + 2] for index in range(0, 32, 2))
-        if same := client.read("listSSHKeyPairs", fingerprint=fingerprint).items:
-            return str(same[0]["name"])
-        client.write("registerSSHKeyPair", name=name, publickey=" ".join(public_key.split()[:2]))
+        same = client.read("listSSHKeyPairs", fingerprint=fingerprint).items
+        return str(same[0]["name"]) if same else ""
+
+    def work(scope: Scope) -> str:
+        if found := known(scope.client):
+            return found
+        try:
+            scope.client.write("registerSSHKeyPair", name=name, publickey=" ".join(public_key.split()[:2]))
+        except CloudStackError as error:
+            # Somebody else was first, or it is no key: GCE takes any text as one, and so must an insert.
+            if error.code != 431:
+                raise
+            return known(scope.client)
         return name
 
     return run.look(f"key/{name}", work)
