@@ -127,6 +127,16 @@ def test_a_failing_step_leaves_nothing_behind(stack: Stack) -> None:
     stack.finish(stack.call("DELETE", "/zones/ch-zh-1/instances/halfway").json())
 
 
+def test_a_lost_answer_does_not_start_the_work_twice(stack: Stack) -> None:
+    stack.simulate("DELETE", "calls")
+    stack.simulate("POST", "faults", {"kind": "drop", "command": "deployVirtualMachine"})
+    done = stack.finish(stack.call("POST", "/zones/ch-gv2/instances", body("dropped")).json())
+    assert "error" not in done, done
+    assert names(stack).count("dropped") == 1
+    assert stack.simulate("GET", "calls")["deployVirtualMachine"] == 1
+    stack.finish(stack.call("DELETE", "/zones/ch-gv2/instances/dropped").json())
+
+
 def test_operations_on_one_instance_take_turns(stack: Stack) -> None:
     stack.finish(stack.call("POST", "/zones/ch-gv2/instances", body("turns")).json())
     path = "/zones/ch-gv2/instances/turns"
