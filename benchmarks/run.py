@@ -103,7 +103,7 @@ def measure(stack: Stack) -> list[dict[str, Any]]:
     token = stack.token()
     zone = zone_id("CH-GV2", stack)
     add_instances(stack, token, ["bench-1", "bench-2", "bench-3"])
-    details = "nics,tmpl,servoff,secgrp,min"
+    details = "nics,tmpl,servoff,secgrp"
     rows = []
 
     def row(name: str, target: str, ours: load.Result, beside: load.Result, met: bool) -> None:

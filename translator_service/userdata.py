@@ -11,6 +11,8 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
 
 from gstack.kernel.errors import invalid
 
@@ -61,10 +63,23 @@ def user_data(metadata: dict[str, str], common: dict[str, str]) -> str:
         content = text.encode()
     else:
         content = _cloud_config(all_ssh_keys(metadata, common), merged.get("startup-script", ""))
-    encoded = base64.b64encode(content).decode()
+    encoded = base64.b64encode(_without_plus(content)).decode()
     if len(encoded) > LIMIT:
         raise invalid("resource.metadata", f"keys and scripts are longer than {LIMIT * 3 // 4} bytes.")
     return encoded
+
+
+def _without_plus(content: bytes) -> bytes:
+    """The same user data such that its base64 has no `+`: CloudStack URL-decodes it again (recordings, Surprises 27).
+
+    cloud-init opens a MIME message like any other user data, and what base64 makes of its ASCII has no `+`.
+    """
+    if b"+" not in base64.b64encode(content):
+        return content
+    part = MIMENonMultipart("text", "plain", charset="utf-8")
+    part.set_payload(base64.encodebytes(content).decode())
+    part["Content-Transfer-Encoding"] = "base64"
+    return MIMEMultipart(boundary="=gstack=", _subparts=[part]).as_bytes()
 
 
 def _cloud_config(keys: list[SshKey], script: str) -> bytes:

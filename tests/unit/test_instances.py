@@ -20,6 +20,7 @@ from tests.unit.made import ask, first, job, machine, volume
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from translator_service import details
+from translator_service.cloudstack import jobs
 from translator_service.naming import number
 from translator_service.operations import engine
 from translator_service.resources import instances, zones
@@ -48,9 +49,10 @@ def while_state(file: str, what: str, state: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _without_delay(cloud_server: Cloud) -> None:
+def _quick(cloud_server: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop leaves Nagle's delay on in a server socket that it did not open: 40 ms an answer."""
     cloud_server._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
 
 
 # What these tests and those of insert and delete do

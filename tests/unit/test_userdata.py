@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import email
 import json
 
 import pytest
@@ -120,3 +121,18 @@ def test_too_long(name: str) -> None:
 @given(st.dictionaries(st.sampled_from(["ssh-keys", "sshKeys", "startup-script", "block-project-ssh-keys"]), st.text()))
 def test_any_metadata_is_ascii_for_the_cloud(metadata: dict[str, str]) -> None:
     assert user_data(metadata, metadata).isascii()
+
+
+@given(st.text(max_size=200))
+def test_base64_has_no_plus_and_the_guest_sees_the_same(text: str) -> None:
+    """CloudStack would make a blank of a plus."""
+    encoded = user_data({"user-data": f"#!/bin/sh\n{text}>>~"}, {})
+    assert "+" not in encoded
+    content = base64.b64decode(encoded)
+    if content.startswith(b"#!"):
+        assert content.decode() == f"#!/bin/sh\n{text}>>~"
+    else:
+        message = email.message_from_bytes(content)
+        assert message.is_multipart()
+        payload = message.get_payload(0).get_payload(decode=True)
+        assert payload == f"#!/bin/sh\n{text}>>~".encode()

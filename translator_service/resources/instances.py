@@ -34,7 +34,7 @@ from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 # What a list needs and nothing more: statistics and affinity groups cost CloudStack extra queries.
-DETAILS = "nics,tmpl,servoff,secgrp,min"
+DETAILS = "nics,tmpl,servoff,secgrp"
 _LARGE_METADATA = 16_000
 _DOCUMENTS, _DOCUMENT = "instance-metadata", "$document"
 # CloudStack takes no user data for "unchanged".
