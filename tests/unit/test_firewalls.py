@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from translator_service.resources import firewalls
 from translator_service.scope import Scope
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo/global"
-
-
-@pytest.fixture(autouse=True)
-def _without_delay(cloud_server: Cloud) -> None:
-    """The event loop leaves Nagle's delay on in a server socket that it did not open: 40 ms an answer."""
-    cloud_server._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def rule(name: str = "web", *allowed: str, **fields: Any) -> pb.Firewall:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,9 +48,8 @@ def while_state(file: str, what: str, state: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _quick(cloud_server: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop leaves Nagle's delay on in a server socket that it did not open: 40 ms an answer."""
-    cloud_server._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
     monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
 
 

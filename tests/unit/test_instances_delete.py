@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
@@ -35,9 +34,8 @@ from translator_service.scope import Scope
 
 
 @pytest.fixture(autouse=True)
-def _quick(cloud_server: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop leaves Nagle's delay on in a server socket that it did not open: 40 ms an answer."""
-    cloud_server._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
     monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
 
 

@@ -429,6 +429,13 @@ def test_lists_show_their_own_scope(scope: Scope) -> None:
     }
 
 
+def test_every_scope_is_named_when_asked_for(scope: Scope) -> None:
+    request = pb.AggregatedListOperationsRequest(project="demo", includeAllScopes=True)
+    found = ask(scope, "GlobalOperations.AggregatedList", request).items
+    assert {"global", "regions/ch-zh", "zones/ch-zh-1", "zones/ch-gv2"} <= set(found)
+    assert {value.warning.code for value in found.values()} == {"NO_RESULTS_ON_PAGE"}
+
+
 def test_lists_of_unknown_places(scope: Scope) -> None:
     with pytest.raises(ApiError) as error:
         ask(scope, "ZoneOperations.List", pb.ListZoneOperationsRequest(project="demo", zone="nope"))

@@ -234,7 +234,9 @@ def aggregated_list(scope: Scope, request: pb.AggregatedListDisksRequest) -> Any
             by_zone.setdefault(row["zoneid"], []).append(row)
         every = zones.all_zones(scope)
         items = [(zone.path, disk) for zone in every for disk in _disks(scope, zone, by_zone.get(zone.id, ()))]
-        return lists.aggregated(scope, request, items, zones.scopes(scope), pb.DiskAggregatedList, "disks")
+        return lists.aggregated(
+            scope, request, items, zones.scopes(scope, request.includeAllScopes), pb.DiskAggregatedList, "disks"
+        )
 
     return scope.reply([*answers, *_catalogs(scope)], request, build)
 

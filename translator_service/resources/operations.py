@@ -68,7 +68,7 @@ def delete(scope: Scope, request: Any) -> Message:
 def aggregated_list(scope: Scope, request: pb.AggregatedListOperationsRequest) -> Message:
     rows = scope.store.list_operations(scope.project.key, None, time.time() - engine.RETENTION)
     pairs = [(row["scope"], render.operation(row, scope.links)) for row in rows]
-    everywhere = ["global", *zones.scopes(scope)] if request.includeAllScopes else ["global"]
+    everywhere = zones.scopes(scope, True) if request.includeAllScopes else ["global"]
     return lists.aggregated(scope, request, pairs, everywhere, pb.OperationAggregatedList, "operations")
 
 
