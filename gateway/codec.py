@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -38,6 +39,9 @@ _RANGES = {
     FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1, "INT64"),
     FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1, "UINT64"),
 }
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 
 
 # Out
@@ -197,10 +201,9 @@ def scalar(field: FieldDescriptor) -> Callable[[Any, str], Any]:
         def to_int(value: Any, path: str) -> int:
             number = value
             if isinstance(value, str):
-                try:
-                    number = int(value.strip(), 10)
-                except ValueError:
-                    raise _bad(path, f"an integer ({kind})", value) from None
+                if not _INTEGER.fullmatch(value.strip()):
+                    raise _bad(path, f"an integer ({kind})", value)
+                number = int(value)
             elif isinstance(value, float) and value.is_integer():
                 number = int(value)
             if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:

@@ -7,8 +7,10 @@ from typing import Any
 
 from gstack.kernel.errors import ApiError
 
-# A tree of names; an empty tree means "all of it".
-Mask = dict[str, "Mask"]
+
+class Mask(dict[str, "Mask"]):
+    """A tree of names; an empty tree means "all of it"."""
+
 
 _TOKEN = re.compile(r"[(),/]|[^(),/\s]+")
 _MAX_LENGTH = 4096
@@ -33,7 +35,7 @@ def _bad(text: str) -> ApiError:
 
 
 def _selections(tokens: list[str], position: int, text: str, depth: int) -> tuple[Mask, int]:
-    mask: Mask = {}
+    mask = Mask()
     while True:
         position = _selection(mask, tokens, position, text, depth)
         if position >= len(tokens) or tokens[position] != ",":
@@ -44,17 +46,27 @@ def _selections(tokens: list[str], position: int, text: str, depth: int) -> tupl
 def _selection(mask: Mask, tokens: list[str], position: int, text: str, depth: int) -> int:
     if depth > _MAX_DEPTH or position >= len(tokens) or tokens[position] in "(),/":
         raise _bad(text)
-    below = mask.setdefault(tokens[position], {})
+    name, below = tokens[position], Mask()
     position += 1
     if position < len(tokens) and tokens[position] == "/":
-        return _selection(below, tokens, position + 1, text, depth + 1)
-    if position < len(tokens) and tokens[position] == "(":
-        inner, position = _selections(tokens, position + 1, text, depth + 1)
+        position = _selection(below, tokens, position + 1, text, depth + 1)
+    elif position < len(tokens) and tokens[position] == "(":
+        below, position = _selections(tokens, position + 1, text, depth + 1)
         if position >= len(tokens) or tokens[position] != ")":
             raise _bad(text)
-        below.update(inner)
-        return position + 1
+        position += 1
+    _merge(mask, name, below)
     return position
+
+
+def _merge(mask: Mask, name: str, below: Mask) -> None:
+    """A name that is selected twice: all of it, if one of the two is; else what either selects."""
+    known = mask.get(name)
+    if known is None or not below:
+        mask[name] = below
+    elif known:
+        for key, value in below.items():
+            _merge(known, key, value)
 
 
 def apply(mask: Mask, value: Any) -> Any:

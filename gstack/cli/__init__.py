@@ -22,6 +22,8 @@ def _settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [f"  GSTACK_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()]
         raise click.ClickException("invalid settings:\n" + "\n".join(lines)) from None
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _serve(service: str, main: Callable[[Settings], None], settings: Settings) -> None:

@@ -104,6 +104,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = os.environ.get("GSTACK_CONFIG")
+        if file and not Path(file).is_file():
+            raise FileNotFoundError(f"GSTACK_CONFIG names {file}, which is not there")
         toml = (TomlConfigSettingsSource(settings_cls, file),) if file else ()
         return (init_settings, env_settings, *toml)
 

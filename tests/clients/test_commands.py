@@ -89,6 +89,8 @@ def test_up_says_what_is_wrong(stack: Stack, tmp_path: Path) -> None:
     assert run("up", GSTACK_STATE_DIR=str(tmp_path)).returncode == 2
     wrong = run("translator", GSTACK_LOG_LEVEL="loud")
     assert "GSTACK_LOG_LEVEL" in wrong.stderr
+    no_file = run("auth", GSTACK_CONFIG=str(tmp_path / "none.toml"))
+    assert "which is not there" in no_file.stderr
     no_key = run("auth", GSTACK_STATE_DIR=str(tmp_path / "none"))
     assert no_key.returncode == 1
     assert "key file" in no_key.stderr

@@ -36,6 +36,8 @@ LIST = {
         ("items/labels/env", {"items": [{}, {"labels": {"env": "prod"}}]}),
         (" items ( name ) , kind ", {"kind": "compute#instanceList", "items": [{"name": "a"}, {"name": "b"}]}),
         ("nosuch", {}),
+        ("items/name,items", {"items": LIST["items"]}),
+        ("items(name),items(name,zone)", {"items": [{"name": "a", "zone": "z"}, {"name": "b"}]}),
         ("items/name,items/zone", {"items": [{"name": "a", "zone": "z"}, {"name": "b"}]}),
     ],
 )  # fmt: skip
