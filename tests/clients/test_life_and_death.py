@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
 
 from tests.clients.conftest import Stack
+from tests.clients.sequences import machine
 
-IMAGE = "global/images/linux-debian-12-64-bit"
 SLOW = {"job_seconds": {"": 0.1, "deployVirtualMachine": 2.0}}
-
-
-def body(name: str, zone: str = "ch-gv2", network: str = "default") -> dict[str, Any]:
-    return {
-        "name": name,
-        "machineType": f"zones/{zone}/machineTypes/micro",
-        "disks": [
-            {
-                "boot": True,
-                "autoDelete": True,
-                "initializeParams": {"sourceImage": "global/images/linux-debian-12-64-bit"},
-            }
-        ],
-        "networkInterfaces": [{"network": f"global/networks/{network}", "accessConfigs": [{"name": "nat"}]}],
-    }
 
 
 def names(stack: Stack, zone: str = "ch-gv2") -> list[str]:
@@ -34,7 +18,7 @@ def names(stack: Stack, zone: str = "ch-gv2") -> list[str]:
 def test_translator_killed_in_the_middle_of_an_insert(own_stack: Stack) -> None:
     stack = own_stack
     stack.simulate("PATCH", "settings", SLOW)
-    operation = stack.call("POST", "/zones/ch-gv2/instances", body("survivor")).json()
+    operation = stack.call("POST", "/zones/ch-gv2/instances", machine("survivor")).json()
     until = time.monotonic() + 20
     while not stack.simulate("GET", "calls").get("deployVirtualMachine"):
         assert time.monotonic() < until
@@ -53,7 +37,7 @@ def test_a_translator_that_is_gone_is_replaced_by_another(own_stack: Stack) -> N
     """The second one shares the database, notices the silence of the first, and goes on at the interrupted step."""
     stack = own_stack
     stack.simulate("PATCH", "settings", SLOW)
-    operation = stack.call("POST", "/zones/ch-gv2/instances", body("survivor")).json()
+    operation = stack.call("POST", "/zones/ch-gv2/instances", machine("survivor")).json()
     while not stack.simulate("GET", "calls").get("deployVirtualMachine"):
         time.sleep(0.05)
     stack.kill("translator")
@@ -96,16 +80,16 @@ def test_auth_away(own_stack: Stack) -> None:
 
 def test_the_same_request_id_is_one_operation(stack: Stack) -> None:
     request_id = str(uuid.uuid4())
-    first = stack.call("POST", f"/zones/ch-gv2/instances?requestId={request_id}", body("once")).json()
-    second = stack.call("POST", f"/zones/ch-gv2/instances?requestId={request_id}", body("once")).json()
+    first = stack.call("POST", f"/zones/ch-gv2/instances?requestId={request_id}", machine("once")).json()
+    second = stack.call("POST", f"/zones/ch-gv2/instances?requestId={request_id}", machine("once")).json()
     assert first["name"] == second["name"]
     assert first["clientOperationId"] == request_id
-    other = stack.call("POST", f"/zones/ch-gv2/instances?requestId={request_id}", body("other"))
+    other = stack.call("POST", f"/zones/ch-gv2/instances?requestId={request_id}", machine("other"))
     assert other.status_code == 400
     assert "requestId" in other.json()["error"]["message"]
     stack.finish(first)
     assert names(stack).count("once") == 1
-    again = stack.call("POST", "/zones/ch-gv2/instances", body("once"))
+    again = stack.call("POST", "/zones/ch-gv2/instances", machine("once"))
     assert again.status_code == 409
     assert again.json()["error"]["errors"][0]["reason"] == "alreadyExists"
     stack.finish(stack.call("DELETE", "/zones/ch-gv2/instances/once").json())
@@ -113,7 +97,7 @@ def test_the_same_request_id_is_one_operation(stack: Stack) -> None:
 
 def test_a_failing_step_leaves_nothing_behind(stack: Stack) -> None:
     stack.simulate("POST", "faults", {"kind": "status", "command": "enableStaticNat", "status": 530})
-    operation = stack.call("POST", "/zones/ch-zh-1/instances", body("halfway", "ch-zh-1", "net-a")).json()
+    operation = stack.call("POST", "/zones/ch-zh-1/instances", machine("halfway", "ch-zh-1", "net-a")).json()
     done = stack.finish(operation)
     assert done["error"]["errors"][0]["code"] == "INTERNAL_ERROR"
     assert done["httpErrorStatusCode"] == 500
@@ -122,7 +106,7 @@ def test_a_failing_step_leaves_nothing_behind(stack: Stack) -> None:
     addresses = stack.call("GET", "/regions/ch-zh/addresses").json()
     assert "items" not in addresses
     # The name is free, and so is everything else.
-    again = stack.finish(stack.call("POST", "/zones/ch-zh-1/instances", body("halfway", "ch-zh-1", "net-a")).json())
+    again = stack.finish(stack.call("POST", "/zones/ch-zh-1/instances", machine("halfway", "ch-zh-1", "net-a")).json())
     assert "error" not in again
     stack.finish(stack.call("DELETE", "/zones/ch-zh-1/instances/halfway").json())
 
@@ -130,7 +114,7 @@ def test_a_failing_step_leaves_nothing_behind(stack: Stack) -> None:
 def test_a_lost_answer_does_not_start_the_work_twice(stack: Stack) -> None:
     stack.simulate("DELETE", "calls")
     stack.simulate("POST", "faults", {"kind": "drop", "command": "deployVirtualMachine"})
-    done = stack.finish(stack.call("POST", "/zones/ch-gv2/instances", body("dropped")).json())
+    done = stack.finish(stack.call("POST", "/zones/ch-gv2/instances", machine("dropped")).json())
     assert "error" not in done, done
     assert names(stack).count("dropped") == 1
     assert stack.simulate("GET", "calls")["deployVirtualMachine"] == 1
@@ -138,7 +122,7 @@ def test_a_lost_answer_does_not_start_the_work_twice(stack: Stack) -> None:
 
 
 def test_operations_on_one_instance_take_turns(stack: Stack) -> None:
-    stack.finish(stack.call("POST", "/zones/ch-gv2/instances", body("turns")).json())
+    stack.finish(stack.call("POST", "/zones/ch-gv2/instances", machine("turns")).json())
     path = "/zones/ch-gv2/instances/turns"
     operations = [stack.call("POST", path + verb).json() for verb in ("/stop", "/stop", "/start", "/stop", "/start")]
     finished = [stack.finish(operation) for operation in operations]
@@ -150,7 +134,7 @@ def test_operations_on_one_instance_take_turns(stack: Stack) -> None:
 
 
 def test_questions_are_few(stack: Stack) -> None:
-    stack.finish(stack.call("POST", "/zones/ch-gv2/instances", body("few")).json())
+    stack.finish(stack.call("POST", "/zones/ch-gv2/instances", machine("few")).json())
     token = stack.token()
     for path, expected in (
         ("/zones/ch-gv2/instances/few", {"listVirtualMachines": 1}),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import Stack, free_ports, make_stack
+from tests.clients.sequences import machine
 
 pytestmark = pytest.mark.real
 
@@ -84,17 +85,8 @@ def replicas(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             process.wait()
 
 
-def body(name: str) -> dict[str, object]:
-    return {
-        "name": name,
-        "machineType": "zones/ch-gv2/machineTypes/micro",
-        "disks": [{"boot": True, "initializeParams": {"sourceImage": "global/images/linux-debian-12-64-bit"}}],
-        "networkInterfaces": [{"network": "global/networks/default"}],
-    }
-
-
 def test_life_of_an_instance(replicas: Stack) -> None:
-    done = replicas.finish(replicas.call("POST", "/zones/ch-gv2/instances", body("pg-1")).json())
+    done = replicas.finish(replicas.call("POST", "/zones/ch-gv2/instances", machine("pg-1")).json())
     assert "error" not in done
     rule = {"name": "web", "allowed": [{"IPProtocol": "tcp", "ports": ["80"]}]}
     assert "error" not in replicas.finish(replicas.call("POST", "/global/firewalls", rule).json())
@@ -110,7 +102,7 @@ def test_life_of_an_instance(replicas: Stack) -> None:
 def test_the_other_translator_goes_on(replicas: Stack) -> None:
     replicas.simulate("PATCH", "settings", {"job_seconds": {"": 0.1, "deployVirtualMachine": 3}})
     operations = [
-        replicas.call("POST", "/zones/ch-gv2/instances", body(f"over-{number}")).json() for number in range(4)
+        replicas.call("POST", "/zones/ch-gv2/instances", machine(f"over-{number}")).json() for number in range(4)
     ]
     replicas.kill("translator-2")
     for operation in operations:
