@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -56,7 +58,7 @@ def boot(**parameters: Any) -> dict[str, Any]:
         (boot(diskSizeGb=-1), 400, ["diskSizeGb"]),
         (boot(diskSizeGb=1.5), 400, ["diskSizeGb"]),
         (boot(diskType="zones/ch-gv2/diskTypes/nope"), 404, ["diskTypes/nope"]),
-        ({"disks": [{"boot": False, "initializeParams": {"sourceImage": DEBIAN}}]}, 400, ["disks"]),
+        ({"disks": 2 * boot()["disks"]}, 400, ["resource.disks"]),
         ({"disks": []}, 400, ["resource.disks"]),
         ({"networkInterfaces": [{"network": "global/networks/nope"}]}, 404, ["global/networks/nope"]),
         ({"networkInterfaces": [{"network": "global/networks/net-a"}]}, 400, ["networkInterfaces[0].network"]),
@@ -76,7 +78,7 @@ def boot(**parameters: Any) -> dict[str, Any]:
         ({"disks": {"boot": True}}, 400, ["resource.disks"]),
         ({"unheardOf": 1}, 400, ["unheardOf"]),
         ({"guestAccelerators": [{"acceleratorCount": 1}]}, 400, ["guestAccelerators"]),
-        ({"minCpuPlatform": "Intel Sandy Bridge"}, 400, ["minCpuPlatform"]),
+        ({"confidentialInstanceConfig": {"enableConfidentialCompute": True}}, 400, ["confidentialInstanceConfig"]),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
 )
@@ -192,27 +194,30 @@ def test_too_large(client: Session, megabytes: int) -> None:
             client.batch(parts)
 
 
+@pytest.fixture(scope="module")
+def changed(stack: Stack, client: Session) -> Iterator[None]:
+    """An instance to change."""
+    stack.finish(client.ask("POST", INSTANCES, machine("changed")))
+    yield
+    stack.finish(client.ask("DELETE", f"{INSTANCES}/changed"))
+
+
 @pytest.mark.parametrize(
     ("method", "path", "payload", "words"),
     [
-        ("POST", f"{INSTANCES}/x/setTags", {"items": ["Bad Tag"]}, ["items[0]"]),
-        ("POST", f"{INSTANCES}/x/setLabels", {"labels": {"A": "b"}}, ["labels"]),
-        ("POST", f"{INSTANCES}/x/setMetadata", {"items": [{"key": "a"}, {"key": "a"}]}, ["items[1].key"]),
-        ("POST", f"{INSTANCES}/x/setDiskAutoDelete?autoDelete=perhaps&deviceName=x", None, ["autoDelete"]),
-        ("POST", f"{INSTANCES}/x/setDiskAutoDelete?autoDelete=true", None, ["deviceName"]),
-        ("GET", f"{INSTANCES}/x/serialPort?port=9", None, ["port"]),
-        ("GET", f"{INSTANCES}/x/serialPort?port=one", None, ["port"]),
+        ("POST", f"{INSTANCES}/changed/setTags", {"items": ["Bad Tag"]}, ["items[0]"]),
+        ("POST", f"{INSTANCES}/changed/setLabels", {"labels": {"A": "b"}}, ["labels"]),
+        ("POST", f"{INSTANCES}/changed/setMetadata", {"items": [{"key": "a"}, {"key": "a"}]}, ["items[1].key"]),
+        ("POST", f"{INSTANCES}/changed/setDiskAutoDelete?autoDelete=perhaps&deviceName=x", None, ["autoDelete"]),
+        ("POST", f"{INSTANCES}/changed/setDiskAutoDelete?autoDelete=true", None, ["deviceName"]),
+        ("GET", f"{INSTANCES}/changed/serialPort?port=9", None, ["port"]),
+        ("GET", f"{INSTANCES}/changed/serialPort?port=one", None, ["port"]),
         ("POST", f"{INSTANCES}?requestId=nope", machine("refused"), ["requestId"]),
         ("POST", "/setCommonInstanceMetadata", {"items": "x"}, ["items"]),
     ],
 )
-def test_changes_that_cannot_be(
-    stack: Stack, client: Session, method: str, path: str, payload: Any, words: list[str]
-) -> None:
-    """Before it is known whether the thing exists, or after: the value is named either way once it does."""
-    stack.finish(client.ask("POST", INSTANCES, machine("x"))) if client.send(
-        "GET", f"{INSTANCES}/x"
-    ).status_code == 404 else None
+@pytest.mark.usefixtures("changed")
+def test_changes_that_cannot_be(client: Session, method: str, path: str, payload: Any, words: list[str]) -> None:
     refused(client.send(method, path, payload), 400, *words)
 
 
@@ -250,7 +255,6 @@ def test_changes_that_cannot_be(
         ("/zones?filter=((", 400, ["filter"]),
         ("/zones?filter=" + "(" * 500, 400, ["filter"]),
         ("/zones?filter=name%20eq%20" + "a" * 3000, 400, ["filter"]),
-        ("/zones?filter=creationTimestamp%20%3E%20yesterday", 400, ["filter"]),
         ("/zones?pageToken=nope", 400, ["pageToken"]),
         ("/zones?pageToken=" + "A" * 4000, 400, ["pageToken"]),
         ("/zones?maxResults=many", 400, ["maxResults"]),
@@ -258,7 +262,7 @@ def test_changes_that_cannot_be(
         ("/zones?maxResults=501", 400, ["maxResults"]),
         ("/zones?orderBy=nope", 400, ["orderBy"]),
         ("/zones?fields=items(", 400, ["field"]),
-        ("/zones?fields=nope", 400, ["nope"]),
+        ("/zones?fields=items,,name", 400, ["field"]),
         ("/zones?nonsense=1", 400, ["nonsense"]),
         ("/zones?alt=xml", 400, ["alt"]),
         ("/zones?returnPartialSuccess=perhaps", 400, ["returnPartialSuccess"]),
@@ -273,7 +277,9 @@ def test_a_page_token_is_good_for_its_question_only(client: Session) -> None:
     token = client.ask("GET", "/global/images?maxResults=2")["nextPageToken"]
     assert client.ask("GET", f"/global/images?maxResults=2&pageToken={token}")["items"]
     refused(client.send("GET", f"/zones?pageToken={token}"), 400, "pageToken")
-    refused(client.send("GET", f"/global/images?maxResults=2&filter=name%20eq%20l.*&pageToken={token}"), 400, "pageToken")
+    refused(
+        client.send("GET", f"/global/images?maxResults=2&filter=name%20eq%20l.*&pageToken={token}"), 400, "pageToken"
+    )
     swapped = token[:-3] + ("AAA" if token[-3:] != "AAA" else "BBB")
     refused(client.send("GET", f"/global/images?maxResults=2&pageToken={swapped}"), 400, "pageToken")
 
@@ -309,16 +315,17 @@ def test_each_method_of_google_is_ours_or_501(client: Session) -> None:
     ours -= {"compute.snapshots.list", "compute.snapshots.get"}
     asked = 0
     for name, method in google_methods().items():
-        if name in ours:
+        # Few stand outside of projects, or hold a whole path in one parameter.
+        if name in ours or not method["path"].startswith("projects/{project}") or "{+" in method["path"]:
             continue
-        path = method["path"].removeprefix("projects/{project}").replace("{+", "{")
-        while "{" in path:
-            before, _, rest = path.partition("{")
-            path = f"{before}x{rest.partition('}')[2]}"
-        if not method["path"].startswith("projects/{project}"):
-            continue
+        path = re.sub(r"{\w+}", "x", method["path"].removeprefix("projects/{project}"))
         body = {} if method["httpMethod"] in ("POST", "PUT", "PATCH") else None
-        error = refused(client.send(method["httpMethod"], path, body), 501, name)
+        error = refused(
+            client.send(method["httpMethod"], path, body),
+            501,
+            f"Method {name} is",
+            revealing=("cloudstack", "traceback"),
+        )
         assert error["errors"][0]["reason"] == "notImplemented"
         asked += 1
     assert asked > 700
@@ -344,7 +351,7 @@ def test_each_method_of_google_is_ours_or_501(client: Session) -> None:
     ids=str,
 )
 def test_who_is_unknown(stack: Stack, headers: dict[str, str]) -> None:
-    for path in ("/zones", "/nope", f"{INSTANCES}/x"):
+    for path in ("/zones", f"{INSTANCES}/x", "/aggregated/instances"):
         reply = requests.get(stack.api + path, headers=headers, timeout=30)
         error = refused(reply, 401)
         assert error["errors"][0]["reason"] in ("authError", "required")
@@ -405,8 +412,10 @@ def test_errors_from_behind(stack: Stack, client: Session, behind: int, told: in
             reply = client.send("GET", path)
         finally:
             stack.simulate("DELETE", "faults")
-        if reply.status_code == 404 and behind in (430, 431):
-            continue  # "no such row" is how a question for one thing is answered
+        if command == "listVirtualMachines" and behind in (431, 531):
+            # What one may not see, and what there is not, are told alike where one thing is asked for.
+            refused(reply, 404)
+            continue
         error = refused(reply, told)
         assert "secret" not in json.dumps(error)
         assert "com.cloud" not in json.dumps(error)
@@ -430,7 +439,9 @@ def test_operations_that_fail_behind(stack: Stack, client: Session, behind: int,
     assert client.send("GET", f"{INSTANCES}/fails").status_code == 404
 
 
-@pytest.mark.parametrize("fault", [{"kind": "html", "status": 502}, {"kind": "html", "status": 200}, {"kind": "truncated"}])
+@pytest.mark.parametrize(
+    "fault", [{"kind": "html", "status": 502}, {"kind": "html", "status": 200}, {"kind": "truncated"}]
+)
 def test_nonsense_from_behind(stack: Stack, client: Session, fault: dict[str, Any]) -> None:
     for path, command in (
         (f"{INSTANCES}/y", "listVirtualMachines"), ("/zones/ch-gv2/disks", "listVolumes"),
@@ -512,7 +523,7 @@ def test_all_answers_are_what_googles_schemas_say(stack: Stack, client: Session)
         for method in part["methods"].values():
             if method["httpMethod"] != "GET":
                 continue
-            google = google_methods()[method["id"]] if method["id"] in google_methods() else {}
+            google = google_methods().get(method["id"], {})
             path = method["path"].removeprefix("{project}")
             for name, value in values.items():
                 path = path.replace(f"{{{name}}}", value)
