@@ -5,9 +5,7 @@ The `chromium` package is installed by the test where it is missing; that needs 
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +15,7 @@ import requests
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.clients.conftest import Stack
+from tests.packages import install
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser")]
 
@@ -34,10 +33,7 @@ _LOOKS: tuple[tuple[Any, int], ...] = (("light", 1100), ("dark", 1100), ("light"
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
-        if os.geteuid() != 0:
-            pytest.skip("Chromium is not installed, and installing it needs root")
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], check=True)
+        install("chromium")
         path = shutil.which("chromium")
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))

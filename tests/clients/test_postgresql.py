@@ -15,6 +15,7 @@ import pytest
 
 from tests.clients.conftest import Stack, free_ports, make_stack
 from tests.clients.sequences import machine
+from tests.packages import install
 
 pytestmark = pytest.mark.real
 
@@ -23,10 +24,7 @@ def _binaries() -> Path:
     """The folder of PostgreSQL's programs, after installing them if need be."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        if os.geteuid() != 0:
-            pytest.skip("PostgreSQL is not installed, and installing it needs root")
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"], check=True)
+        install("postgresql")
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return found[-1].parent
 
