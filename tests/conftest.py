@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import orjson
 import pytest
 import uvicorn
@@ -31,6 +32,10 @@ RECORDINGS = Path(__file__).parent / "recordings"
 LINK_BASE = "https://www.googleapis.com/compute/v1"
 
 resources.load()
+
+# What a test proves does not depend on how busy the machine is.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def recorded(file: str, name: str, *, index: int = 0) -> dict[str, Any]:
