@@ -99,7 +99,16 @@ def _method(
                 deadline=deadline,
                 public_projects=method.public_projects,
             )
-            return replay(scope, request, metadata.get(REQUEST_ID, "")) or method.function(scope, request)
+            transport_id = metadata.get(REQUEST_ID, "")
+            if earlier := replay(scope, request, transport_id):
+                return earlier
+            try:
+                return method.function(scope, request)
+            except ApiError:
+                # Its twin may have come between the two: what is refused now is what the twin has done.
+                if earlier := replay(scope, request, transport_id):
+                    return earlier
+                raise
         except (CloudStackError, Unreachable) as error:
             raise to_api_error(error) from error
 

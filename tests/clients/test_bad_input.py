@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.clients.conftest import Stack
-from tests.clients.sequences import DEBIAN, Session, check_schema, cloud, google_methods, machine, refused
+from tests.clients.sequences import DEBIAN, Session, check_schema, cloud, differences, google_methods, machine, refused
 
 IAN = ("ian-api-key", "ian-secret-key")
 INSTANCES = "/zones/ch-gv2/instances"
@@ -497,6 +497,22 @@ def test_silence_from_behind(own_stack: Stack) -> None:
 
 
 # Google's schemas
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": 12}, {"id": "-1"}, {"id": "18446744073709551616"}, {"name": None}, {"unheardOf": 1}, {"disks": {}},
+        {"canIpForward": "true"}, {"status": "UNHEARD_OF"}, {"fingerprint": "a"}, {"creationTimestamp": "yesterday"},
+        {"disks": [{"diskSizeGb": 10}]}, {"disks": [{"index": "0"}]}, {"disks": [{"index": True}]},
+        {"labels": {"a": 1}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_validator_finds_what_is_wrong(wrong: dict[str, Any]) -> None:
+    good = {"id": "18446744073709551615", "name": "x", "disks": [{"index": 0, "diskSizeGb": "10"}], "labels": {}}
+    assert differences(good, {"$ref": "Instance"}, "Instance") == []
+    assert len(differences(good | wrong, {"$ref": "Instance"}, "Instance")) == 1
 
 
 def test_all_answers_are_what_googles_schemas_say(stack: Stack, client: Session) -> None:

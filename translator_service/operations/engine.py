@@ -21,6 +21,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import orjson
+import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from google.protobuf.message import Message
@@ -199,12 +200,16 @@ def replay(scope: Scope, request: Message, transport_id: str = "") -> pb.Operati
     elif not _is_uuid(request_id):
         raise invalid("requestId", f"'{request_id}'. Must be a valid UUID other than the zero UUID.")
     scope.request_id = request_id
-    row = scope.store.operation_by_request(scope.project.key, request_id)
-    if row is None:
-        return None
-    if row["request_hash"] != scope.request_hash:
-        raise invalid("requestId", f"'{request_id}'. It was used for another request.")
-    return operation(row, scope.links)
+    row = _of_request(scope)
+    return operation(row, scope.links) if row else None
+
+
+def _of_request(scope: Scope) -> sa.RowMapping | None:
+    """The operation of this request id. Raises 400 when another request used it."""
+    row = scope.store.operation_by_request(scope.project.key, scope.request_id or "")
+    if row and row["request_hash"] != scope.request_hash:
+        raise invalid("requestId", f"'{scope.request_id}'. It was used for another request.")
+    return row
 
 
 def _is_uuid(text: str) -> bool:
@@ -264,7 +269,7 @@ def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, 
             request_hash=scope.request_hash,
         )
     except Duplicate:
-        row = scope.store.operation_by_request(scope.project.key, scope.request_id or "")
+        row = _of_request(scope)
         if row is None:
             raise
         return str(row["name"])
