@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 
+from gstack.kernel.rpc import healthy
 from gstack.kernel.sealing import create_key
 
 API_KEY, SECRET_KEY, PROJECT = "demo-api-key", "demo-secret-key", "demo"
@@ -77,6 +78,15 @@ class Stack:
                 pass
             time.sleep(0.1)
         raise AssertionError("not ready:\n" + "\n".join(self.log(name) for name in self.processes))
+
+    def wait_for_translators(self, *addresses: str) -> None:
+        """Until each of them serves and the gateway has found it: `readyz` is content with one."""
+        until = time.monotonic() + 60
+        while not all(healthy(address) for address in addresses):
+            assert time.monotonic() < until, addresses
+            time.sleep(0.1)
+        # The longest pause of a channel before it tries again to connect is a second.
+        time.sleep(1.5)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]

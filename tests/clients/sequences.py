@@ -160,7 +160,10 @@ def _decimal(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _time(value: str) -> bool:
-    return datetime.fromisoformat(value).tzinfo is not None
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _base64(value: str) -> bool:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import requests
 
-from gstack.kernel.rpc import healthy
 from tests.clients.conftest import Stack, free_ports, make_stack
 from tests.clients.sequences import ISOLATED, KINDS_OF_ZONE, Session, check_schema, cloud, machine, refused, until
 
@@ -101,6 +100,7 @@ def two_translators(tmp_path: Path) -> Iterator[Stack]:
     stack.start("gateway", GSTACK_TRANSLATOR_TARGET=both)
     try:
         stack.wait_ready()
+        stack.wait_for_translators(stack.environment["GSTACK_TRANSLATOR_LISTEN"], second)
         stack.simulate("PATCH", "settings", SLOW)
         yield stack
     finally:
@@ -132,7 +132,7 @@ def test_the_second_translator_takes_over(two_translators: Stack) -> None:
         assert client.ask("GET", f"/zones/{zone}/instances/{name}")["status"] == "RUNNING"
     # The first comes back, and the second goes: everything is still known.
     stack.start("translator")
-    until(lambda: healthy(stack.environment["GSTACK_TRANSLATOR_LISTEN"]))
+    stack.wait_for_translators(stack.environment["GSTACK_TRANSLATOR_LISTEN"])
     stack.kill("translator-2")
     until(lambda: client.send("GET", INSTANCES).status_code == 200)
     assert client.ask("GET", f"/zones/ch-gv2/operations/{replies[0].json()['name']}")["status"] == "DONE"
