@@ -27,11 +27,13 @@ from translator_service.naming import Index, Row, number
 from translator_service.operations import engine
 from translator_service.operations.engine import Run, handler
 from translator_service.operations.render import from_cloudstack
+from translator_service.projection import tags_of
 from translator_service.resources import disk_types, disks, images, machine_types, networks, subnetworks, zones
 from translator_service.resources.projects import check_metadata, common_metadata
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
+from translator_service.tags import label_fingerprint
 
 # What a list needs and nothing more: statistics and affinity groups cost CloudStack extra queries.
 DETAILS = "nics,tmpl,servoff,secgrp"
@@ -146,10 +148,6 @@ def _default_scheduling(scheduling: pb.Scheduling) -> None:
     scheduling.provisioningModel = scheduling.provisioningModel or "STANDARD"
 
 
-def tags_of(row: Row) -> list[str]:
-    return [str(tag) for tag in kept.unpack(row.get("details") or {}, kept.TAGS, [])]
-
-
 def labels_of(row: Row) -> dict[str, str]:
     found = kept.unpack(row.get("details") or {}, kept.LABELS, {})
     return {str(key): str(value) for key, value in found.items()}
@@ -182,10 +180,6 @@ def metadata_of(scope: Scope, row: Row) -> Any:
         metadata.items.add(key=key, value=value)
     metadata.fingerprint = fingerprint("metadata", *(part for pair in sorted(items.items()) for part in pair))
     return metadata
-
-
-def label_fingerprint(labels: dict[str, str]) -> bytes:
-    return fingerprint("labels", *(part for pair in sorted(labels.items()) for part in pair))
 
 
 def _add_interface(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, nic: Row, config: dict[str, Any]) -> None:
