@@ -16,9 +16,9 @@ from translator_service.naming import Row, number
 from translator_service.operations import engine
 from translator_service.operations.engine import Run, handler
 from translator_service.resources import instances, zones
-from translator_service.resources.instances_insert import EPHEMERAL
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
+from translator_service.tags import EPHEMERAL, NAME
 
 
 @rpc(
@@ -106,7 +106,7 @@ def _detach_boot_disk(run: Run, row: Row) -> None:
     if row.get("state") != "Stopped":
         run.job("stop", "stopVirtualMachine", id=row["id"])
     volume = volumes[0]
-    if not any(tag.get("key") == "gce-name" for tag in volume.get("tags", [])):
-        tag = {"tags[0].key": "gce-name", "tags[0].value": run.payload["disk"]}
+    if not any(tag.get("key") == NAME for tag in volume.get("tags", [])):
+        tag = {"tags[0].key": NAME, "tags[0].value": run.payload["disk"]}
         run.job("name-disk", "createTags", resourceids=volume["id"], resourcetype="Volume", **tag)
     run.job("detach", "detachVolume", id=volume["id"])

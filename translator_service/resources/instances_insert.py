@@ -27,9 +27,9 @@ from translator_service.resources.projects import check_metadata, common_metadat
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
+from translator_service.tags import EPHEMERAL, NAME
 
 _GIB = 1 << 30
-EPHEMERAL = "gce-ephemeral"
 
 
 @rpc(
@@ -332,7 +332,7 @@ def _name_disk(run: Run, machine: str) -> None:
     if run.payload["disk"] == run.payload["name"]:
         return
     volume = run.read("volume", "listVolumes", virtualmachineid=machine, type="ROOT")[0]["id"]
-    tag = {"tags[0].key": "gce-name", "tags[0].value": run.payload["disk"]}
+    tag = {"tags[0].key": NAME, "tags[0].value": run.payload["disk"]}
     run.job("name-disk", "createTags", resourceids=volume, resourcetype="Volume", **tag)
 
 
