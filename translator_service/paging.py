@@ -23,10 +23,14 @@ _ORDERS = ("", "name", "name asc", "name desc", "creationTimestamp", "creationTi
 
 
 class Pager:
-    """Cuts pages; `key` signs the tokens and is the same on all replicas."""
+    """Cuts pages.
 
-    def __init__(self, key: bytes):
-        self._key = key
+    keys: the operator's key, or a function that returns a ring's keys: the first signs tokens, each of them makes a
+    token good. The same on all replicas.
+    """
+
+    def __init__(self, keys: bytes | Callable[[], Sequence[bytes]]):
+        self._keys = (lambda: [keys]) if isinstance(keys, bytes) else keys
 
     def page(
         self,
@@ -65,18 +69,15 @@ class Pager:
             return shown, ""
         return shown, self._write(key(shown[-1]), question)
 
-    def _sign(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, payload, "sha256")[:12]
-
     def _write(self, key: SortKey, question: str) -> str:
         payload = json.dumps([question, *key], separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._sign(payload) + payload).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(_sign(self._keys()[0], payload) + payload).rstrip(b"=").decode()
 
     def _read(self, token: str, question: str) -> SortKey:
         try:
             raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
             signature, payload = raw[:12], raw[12:]
-            if not hmac.compare_digest(signature, self._sign(payload)):
+            if not any(hmac.compare_digest(signature, _sign(key, payload)) for key in self._keys()):
                 raise ValueError
             found, *key = json.loads(payload)
             if found != question:
@@ -84,3 +85,7 @@ class Pager:
         except (ValueError, TypeError):
             raise ApiError(400, "Invalid value for field 'pageToken'.", "invalid", "pageToken") from None
         return tuple(key)
+
+
+def _sign(key: bytes, payload: bytes) -> bytes:
+    return hmac.digest(key, payload, "sha256")[:12]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 import socket
 
 import structlog
 
-from gstack.kernel import sealing
 from gstack.kernel.rpc import Server
+from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
 from translator_service import identity, mapping, resources
 from translator_service.cloudstack.client import Endpoint
@@ -26,8 +25,8 @@ def environment(settings: Settings) -> Environment:
     """Raises KeyFileError or ValueError with a text for the operator."""
     if not settings.cloudstack_url:
         raise ValueError("GSTACK_CLOUDSTACK_URL is not set: the address of a CloudStack API, https://HOST/client/api")
-    key = sealing.read_key(settings.sealing_key_path())
-    page_key = settings.page_token_key.get_secret_value().encode() or hmac.digest(key, b"page tokens", "sha256")
+    keyring = Keyring(settings.sealing_key_path())
+    page_key = settings.page_token_key.get_secret_value().encode()
     return Environment(
         settings=settings,
         endpoint=Endpoint(
@@ -37,9 +36,9 @@ def environment(settings: Settings) -> Environment:
             ca=str(settings.cloudstack_ca) if settings.cloudstack_ca else None,
         ),
         store=open_store(settings.translator_database()),
-        sealer=sealing.Sealer(key),
+        sealer=keyring,
         names=mapping.load(settings.names_file),
-        pager=Pager(page_key),
+        pager=Pager(page_key or (lambda: keyring.derive(b"page tokens"))),
         replies=Replies(settings.reply_cache_bytes),
     )
 

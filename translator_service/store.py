@@ -17,6 +17,8 @@ from sqlalchemy.exc import IntegrityError
 
 from gstack.kernel.database import open_database
 
+MIGRATIONS = "translator_service.migrations"
+
 _RUNNING_SECONDS = 0.5
 
 metadata = sa.MetaData()
@@ -262,5 +264,5 @@ class Store:
 
 
 def open_store(url: str) -> Store:
-    """Connect and create what is missing."""
-    return Store(open_database(url, metadata))
+    """Connect and bring the tables up to date."""
+    return Store(open_database(url, MIGRATIONS))

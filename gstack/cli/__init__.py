@@ -11,6 +11,7 @@ import click
 from pydantic import ValidationError
 
 from gstack import __version__
+from gstack.cli import keys
 from gstack.kernel.sealing import KeyFileError
 from gstack.kernel.settings import Settings
 
@@ -40,6 +41,9 @@ def _serve(service: str, main: Callable[[Settings], None], settings: Settings) -
 @click.version_option(__version__, prog_name="gstack", message="%(prog)s %(version)s")
 def main() -> None:
     """A Google Compute Engine API in front of Apache CloudStack."""
+
+
+main.add_command(keys.group)
 
 
 @main.command()

@@ -169,7 +169,7 @@ def _key_files(settings: Settings) -> str:
     for path in (settings.sealing_key_path(), settings.master_key_path()):
         if not path.exists():
             return f"{path} does not exist yet; `gstack up` makes it"
-        sealing.read_key(path)
+        sealing.read_ring(path)
     return f"readable in {settings.state_dir}"
 
 

@@ -1,18 +1,34 @@
-"""SQL databases as all services open them: SQLite in a file, or PostgreSQL for replicas."""
+"""SQL databases as all services open them: SQLite in a file, or PostgreSQL for replicas.
+
+The schema of a service is made by its migrations, `versions/<revision>_<what>.py` in its package. Each adds to what is
+there, so that replicas of the release before go on with the new schema, and a release can be taken back without it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sqlite3
+import time
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.pool import QueuePool
 
-# Any number that is ours: replicas that start together make the tables one after another.
+log = structlog.get_logger()
+
+# Any number that is ours: replicas that start together migrate one after another.
 _SCHEMA_LOCK = 0x67737461636B
+_BUSY_SECONDS = 10.0
 
 
-def open_database(url: str, metadata: sa.MetaData) -> sa.Engine:
-    """Connect, and create the tables that are missing. SQLite runs in WAL mode: readers never wait for a writer."""
+def open_database(url: str, migrations: str, **attributes: Any) -> sa.Engine:
+    """Connect, and bring the schema to the last of the migrations; whatever is newer than this release stays.
+
+    migrations: name of their package. attributes: what they need, as `context.config.attributes`.
+    SQLite runs in WAL mode: readers never wait for a writer.
+    """
     engine = sa.create_engine(
         url, poolclass=QueuePool, pool_size=20, max_overflow=40, pool_pre_ping=not url.startswith("sqlite")
     )
@@ -20,11 +36,77 @@ def open_database(url: str, metadata: sa.MetaData) -> sa.Engine:
 
         @sa.event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _: Any) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
-                connection.execute(f"PRAGMA {pragma}")
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000:.0f}")
+            _use_wal(connection)
+            connection.execute("PRAGMA synchronous=NORMAL")
 
-    with engine.begin() as connection:
+    current, head = schema_state(engine, migrations)
+    if _is_older(current, migrations):
+        _migrate(engine, migrations, attributes)
+    elif current != head:
+        log.warning("database_newer_than_release", migrations=migrations, schema=current, release=head)
+    return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """A new file's change to WAL is refused at once while another process makes it, whatever `busy_timeout` is."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
+
+
+def schema_state(engine: sa.Engine, migrations: str) -> tuple[str | None, str]:
+    """(revision of the schema, None before the first migration; the last revision that this release knows)."""
+    with engine.connect() as connection:
+        return _current(connection, migrations), _revisions(migrations)[-1]
+
+
+def _migrate(engine: sa.Engine, migrations: str, attributes: dict[str, Any]) -> None:
+    # Slow to import, and seldom needed.
+    from alembic import command
+    from alembic.config import Config
+
+    with engine.connect() as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-        metadata.create_all(connection)
-    return engine
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        before = _current(connection, migrations)
+        if not _is_older(before, migrations):
+            return
+        config = Config(attributes={**attributes, "connection": connection, "version_table": _table(migrations)})
+        config.set_main_option("script_location", str(_folder(migrations)).replace("%", "%%"))
+        command.upgrade(config, "head")
+        log.info("database_migrated", migrations=migrations, before=before, schema=_current(connection, migrations))
+
+
+def _current(connection: sa.Connection, migrations: str) -> str | None:
+    if not sa.inspect(connection).has_table(_table(migrations)):
+        return None
+    return connection.execute(sa.select(sa.column("version_num")).select_from(sa.table(_table(migrations)))).scalar()
+
+
+def _is_older(current: str | None, migrations: str) -> bool:
+    return current is None or current in _revisions(migrations)[:-1]
+
+
+def _revisions(migrations: str) -> list[str]:
+    """Oldest first: the files of the versions are named by their revisions, `0001_<what>.py`."""
+    return sorted(path.name.partition("_")[0] for path in (_folder(migrations) / "versions").glob("[0-9]*.py"))
+
+
+def _folder(migrations: str) -> Path:
+    found = importlib.util.find_spec(migrations)
+    assert found is not None and found.origin is not None, migrations
+    return Path(found.origin).parent
+
+
+def _table(migrations: str) -> str:
+    """One for each service, as services may share a database."""
+    return f"{migrations.partition('.')[0]}_version"

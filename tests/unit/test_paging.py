@@ -149,6 +149,21 @@ def test_any_replica_with_the_same_key_goes_on() -> None:
     assert ids(page(items, maxResults=2, pageToken=token, pager=Pager(b"a key"))[0]) == [3, 4]
 
 
+def test_b3_a_rotation_in_the_middle_of_a_list_breaks_nothing() -> None:
+    items = some(7)
+    keys = [b"old", b"staged"]
+    pager = Pager(lambda: keys)
+    token = page(items, maxResults=2, pager=pager)[1]
+    keys[:] = [b"staged", b"old"]
+    shown, token = page(items, maxResults=2, pageToken=token, pager=pager)
+    assert ids(shown) == [3, 4]
+    # This one is signed with the new key: it goes on without the old one, and on a replica that has it only staged.
+    assert ids(page(items, maxResults=2, pageToken=token, pager=Pager(lambda: [b"old", b"staged"]))[0]) == [5, 6]
+    keys[:] = [b"staged"]
+    assert ids(page(items, maxResults=2, pageToken=token, pager=pager)[0]) == [5, 6]
+    assert_refused(items, pageToken=token, pager=Pager(lambda: [b"old"]))
+
+
 @given(st.integers(0, 10_000), st.integers(1, 255))
 @settings(max_examples=100)
 def test_a_token_with_a_changed_bit_is_refused(position: int, flip: int) -> None:

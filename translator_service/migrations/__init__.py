@@ -1,0 +1,1 @@
+"""The schema of the translators' database, step by step."""
