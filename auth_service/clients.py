@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from auth_service.store import Credential
+from auth_service.store import Credential, digest
 
 # Redirects that only show the code: gcutil's, and the pages of gcloud for a browser on another machine.
 SHOWN_CODE = (
@@ -20,13 +20,12 @@ SHOWN_CODE = (
 )
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-# Client id -> name for the login page. gcutil and gcloud share one.
-_TOOLS = {
-    "32555940559.apps.googleusercontent.com": "Google Cloud SDK",
-    "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com": "Google Auth Library",
-}
-# gcutil is older than PKCE; it can only be served without.
-_WITHOUT_PKCE = frozenset(("32555940559.apps.googleusercontent.com",))
+# gcutil's and gcloud's, which share it. It is the only public client that may come without PKCE: gcutil knows none.
+SDK = "32555940559.apps.googleusercontent.com"
+# Application default credentials: a file with a refresh token that many processes read and none writes back.
+_FILES = "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com"
+_SERVICE_ACCOUNT = ".iam.gserviceaccount.com"
+_TOOLS = {SDK: "Google Cloud SDK", _FILES: "Google Auth Library"}
 
 
 @dataclass
@@ -38,13 +37,43 @@ class Client:
     credential: Credential | None = None
 
     @property
-    def needs_pkce(self) -> bool:
-        return self.credential is None and self.client_id not in _WITHOUT_PKCE
+    def kept_id(self) -> str:
+        return kept(self.client_id)
+
+    @property
+    def is_public(self) -> bool:
+        return self.client_id in _TOOLS
+
+    @property
+    def rotates(self) -> bool:
+        """Whether each refresh gives a new refresh token and ends the old one.
+
+        Not where a file holds it for many processes: the second one would look like a thief. Nor for keys, which are
+        their own proof.
+        """
+        return self.credential is None and self.client_id != _FILES
 
 
 def tool(client_id: str) -> Client | None:
     name = _TOOLS.get(client_id)
     return Client(client_id, name) if name else None
+
+
+def kept(client_id: str) -> str:
+    """How a client id is stored: one that may be an API key only as its hash."""
+    if client_id in _TOOLS or client_id.endswith(_SERVICE_ACCOUNT):
+        return client_id
+    return f"sha256:{digest(client_id).hex()}"
+
+
+def is_told(kept_id: str) -> bool:
+    """Whether a stored client id may be shown to others."""
+    return not kept_id.startswith("sha256:")
+
+
+def name_of(client_id: str) -> str:
+    """For people. An API key cannot be told from a typing error before its secret comes: shown as what it is."""
+    return _TOOLS.get(client_id, "A program with its own client id")
 
 
 def may_redirect(uri: str) -> bool:
@@ -53,6 +82,13 @@ def may_redirect(uri: str) -> bool:
         return True
     try:
         parts = urlsplit(uri)
-        return parts.scheme == "http" and parts.hostname in _LOOPBACK and not parts.username and not parts.fragment
+        # Reading the port refuses what is not a number.
+        return (
+            parts.scheme == "http"
+            and parts.hostname in _LOOPBACK
+            and parts.username is None
+            and not parts.fragment
+            and parts.port != 0
+        )
     except ValueError:
         return False

@@ -16,10 +16,11 @@ import orjson
 import pytest
 import uvicorn
 
-from gstack.kernel.sealing import CREDENTIAL, Sealer
+from gstack.kernel.sealing import CREDENTIAL, Keyring
 from gstack.kernel.settings import Settings
 from simulator import cloud
 from simulator.app import Simulator
+from tests.auth import Auth
 from translator_service import resources
 from translator_service.cloudstack.client import Endpoint
 from translator_service.mapping import NameMap
@@ -106,7 +107,7 @@ def environment(simulated: Cloud, tmp_path: Path) -> Iterator[Environment]:
         settings=settings,
         endpoint=Endpoint(simulated.url, connections=8, timeout=10),
         store=open_store(settings.translator_database()),
-        sealer=Sealer(b"k" * 32),
+        sealer=Keyring.of(b"k" * 32),
         names=NameMap(),
         pager=Pager(b"page key"),
     )
@@ -182,3 +183,11 @@ def operations(environment: Environment, _workflows: Callable[[Environment], Non
         raise AssertionError(f"{operation.name} did not finish: {row}")
 
     return finish
+
+
+@pytest.fixture
+def auth(environment: Environment, tmp_path: Path) -> Iterator[Auth]:
+    """The auth service in this process, its users those of a fresh demo cloud."""
+    made = Auth(environment, tmp_path)
+    yield made
+    made.close()

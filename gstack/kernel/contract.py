@@ -1,4 +1,4 @@
-"""The compute contract as descriptors: services, method ids, HTTP rules, comments. Read from the compiled protos."""
+"""The contracts of the REST APIs as descriptors: services, method ids, HTTP rules, comments; from compiled protos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 
 from gstack.api import field_pb2
 
-PACKAGE = "gstack.compute.v1"
+COMPUTE = "gstack.compute.v1"
+AUTH = "gstack.auth.v1"
 DESCRIPTORS = "descriptors.binpb"
 
 
@@ -35,15 +36,19 @@ def file_set() -> descriptor_pb2.FileDescriptorSet:
 
 
 @cache
-def services() -> tuple[ServiceDescriptor, ...]:
-    """Every service of the compute protos, by name."""
+def services(package: str = COMPUTE) -> tuple[ServiceDescriptor, ...]:
+    """Every service of a package whose methods have HTTP rules, by name."""
     found = []
     for file in file_set().file:
-        if file.package != PACKAGE:
+        if file.package != package:
             continue
         importlib.import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")
         descriptor = descriptor_pool.Default().FindFileByName(file.name)
-        found += list(descriptor.services_by_name.values())
+        found += [
+            service
+            for service in descriptor.services_by_name.values()
+            if service.methods[0].GetOptions().HasExtension(annotations_pb2.http)
+        ]
     return tuple(sorted(found, key=lambda service: service.name))
 
 
@@ -53,7 +58,10 @@ def _lower_first(name: str) -> str:
 
 def method_id(method: MethodDescriptor) -> str:
     """`compute.instances.setTags`."""
-    return f"compute.{_lower_first(method.containing_service.name)}.{_lower_first(method.name)}"
+    service = method.containing_service
+    named: str = service.GetOptions().Extensions[field_pb2.collection]  # type: ignore[index]
+    collection = named or f"compute.{_lower_first(service.name)}"
+    return f"{collection}.{_lower_first(method.name)}"
 
 
 def http_rule(method: MethodDescriptor) -> HttpRule:

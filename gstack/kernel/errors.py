@@ -72,14 +72,17 @@ class ApiError(Exception):
     def __str__(self) -> str:
         return f"{self.code} {self.reason}: {self.message}"
 
-    def envelope(self) -> dict[str, Any]:
-        """Google's JSON envelope: `{"error": {"code", "message", "errors": [...]}}`."""
+    def envelope(self, canonical_status: bool = False) -> dict[str, Any]:
+        """Google's JSON envelope: `{"error": {"code", "message", "errors": [...]}}`, with `status` if asked for."""
         item = {"domain": "global", "reason": self.reason, "message": self.message}
         if self.location:
             item |= {"locationType": "parameter", "location": self.location}
         if self.code == 401:
             item |= {"locationType": "header", "location": "Authorization"}
-        return {"error": {"code": self.code, "message": self.message, "errors": [item]}}
+        error: dict[str, Any] = {"code": self.code, "message": self.message, "errors": [item]}
+        if canonical_status:
+            error["status"] = "UNAVAILABLE" if self.code == 503 else self.grpc_status().name
+        return {"error": error}
 
     def grpc_status(self) -> grpc.StatusCode:
         return _GRPC.get(self.code, grpc.StatusCode.INTERNAL)

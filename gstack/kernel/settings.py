@@ -34,6 +34,12 @@ class Settings(BaseSettings):
         default="",
         description="Scheme and host of the endpoint for clients, when a proxy hides it. Empty: that of each request.",
     )
+    proxies: int = Field(
+        default=0,
+        ge=0,
+        description="Proxies in front of the gateway that set `X-Forwarded-For`, `-Proto` and `-Host`. Addresses in "
+        "limits and in the audit log come from them.",
+    )
     link_base: str = Field(
         default="https://www.googleapis.com",
         description="Scheme and host of links in answers; `request` takes those of each request. "
@@ -90,6 +96,22 @@ class Settings(BaseSettings):
         default=None, description="TOML file that maps names: zones, regions, disk types, families, image projects."
     )
     access_token_seconds: int = Field(default=3600, description="Life of an access token.")
+    login_without_pkce: bool = Field(
+        default=True,
+        description="Let gcutil sign in, which knows no PKCE. Its client id is gcloud's, which goes on to use PKCE.",
+    )
+    universe_domain: str = Field(
+        default="googleapis.com",
+        description="`universe_domain` of service account key files. Another one keeps Google's libraries from telling "
+        "Google about the account, and has to be set in every client.",
+    )
+    rate_requests: int = Field(
+        default=1200, ge=1, description="Token, device and sign-in requests of one address in a minute."
+    )
+    rate_failures: int = Field(
+        default=30, ge=1, description="Those of them that may fail: wrong keys, passwords, codes."
+    )
+    rate_keys: int = Field(default=30, ge=1, description="Service accounts and keys that one user makes in an hour.")
     page_token_key: SecretStr = Field(
         default=SecretStr(""), description="Key that signs page tokens. Empty: made from the sealing key."
     )

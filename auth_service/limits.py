@@ -1,0 +1,68 @@
+"""How often who may ask: counters in the database, so that replicas count together.
+
+All requests of an address are counted, and its failures apart, which are what somebody who guesses makes. A name that
+is guessed from many addresses has a counter of its own.
+"""
+
+from __future__ import annotations
+
+import time
+
+from auth_service.store import AuthStore, digest
+from gstack.kernel.errors import ApiError
+from gstack.kernel.settings import Settings
+
+_MINUTE = 60.0
+_HOUR = 3600.0
+# Failures of one name from all addresses in an hour: far more than a person makes, far too few to guess.
+_NAME_FAILURES = 100
+
+
+class Limits:
+    def __init__(self, store: AuthStore, settings: Settings):
+        self._store = store
+        self._requests = settings.rate_requests
+        self._failures = settings.rate_failures
+        self._keys = settings.rate_keys
+
+    def request(self, address: str) -> None:
+        """Count a request. Raises 429 when the address asks too often, or failed too often."""
+        name, expires = _window("requests", address, _MINUTE)
+        if self._store.count(name, expires) > self._requests:
+            raise _too_many(expires)
+        name, expires = _window("failures", address, _MINUTE)
+        if self._store.counted(name) >= self._failures:
+            raise _too_many(expires)
+
+    def failure(self, address: str) -> None:
+        self._store.count(*_window("failures", address, _MINUTE))
+
+    def name(self, name: str) -> None:
+        """Raises 429 when too many failed with this user name or user code."""
+        counter, expires = _window("name", name, _HOUR)
+        if self._store.counted(counter) >= _NAME_FAILURES:
+            raise _too_many(expires)
+
+    def name_failure(self, name: str) -> None:
+        self._store.count(*_window("name", name, _HOUR))
+
+    def key(self, owner: str) -> None:
+        """Count a service account or key that a user makes. Raises 429."""
+        name, expires = _window("keys", owner, _HOUR)
+        if self._store.count(name, expires) > self._keys:
+            raise _too_many(expires)
+
+
+def _window(kind: str, who: str, seconds: float) -> tuple[str, float]:
+    """Name of the counter of this moment and when it ends. The name tells nobody's name."""
+    number = int(time.time() // seconds)
+    return f"{kind}/{digest(who).hex()[:32]}/{number}", (number + 1) * seconds
+
+
+def _too_many(expires: float) -> ApiError:
+    return ApiError(
+        429,
+        "Too many requests. Wait a little and try again.",
+        "rateLimitExceeded",
+        retry_after=max(int(expires - time.time()) + 1, 1),
+    )

@@ -1,0 +1,240 @@
+"""The OAuth service: endpoints for programs. HTTP comes in and goes out as it is; the gateway only carries it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import grpc
+import orjson
+from oauthlib.oauth2 import DeviceAuthorizationEndpoint, OAuth2Error
+
+from auth_service import clients
+from auth_service.grants import DEVICE, NAME_SCOPES, OAuthServer
+from auth_service.id_tokens import IdTokens
+from auth_service.limits import Limits
+from auth_service.people import People
+from auth_service.store import AuthStore, Credential, ServiceKey
+from auth_service.validator import ADDRESS, DEFAULT_SCOPES, Validator
+from gstack.auth.v1 import auth_pb2 as pb
+from gstack.kernel.errors import ApiError
+from gstack.kernel.logs import audit
+
+DEVICE_SECONDS = 1800
+_DEVICE_INTERVAL = 5
+# No vowels, so no words; nothing that looks like something else (RFC 8628, 6.1). 20^8 codes.
+_USER_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
+# What Google's older libraries call the device grant.
+_OLD_DEVICE_GRANT = "http://oauth.net/grant_type/device/1.0"
+_JSON = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store", "Pragma": "no-cache"}
+
+Answer = tuple[dict[str, str], Any, int]
+
+
+class OAuthService:
+    """The servicer; methods are those of the proto."""
+
+    def __init__(
+        self,
+        server: OAuthServer,
+        validator: Validator,
+        store: AuthStore,
+        people: People,
+        id_tokens: IdTokens,
+        limits: Limits,
+    ):
+        self._server = server
+        self._validator = validator
+        self._store = store
+        self._people = people
+        self._id_tokens = id_tokens
+        self._limits = limits
+
+    def Token(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        body = _with_new_device_grant(request.body)
+        return self._limited(
+            request,
+            lambda: self._server.create_token_response(request.uri, request.method, body, _headers(request)),
+        )
+
+    def Revoke(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        uri, body = _form_only(request)
+        return self._limited(
+            request,
+            lambda: self._server.revocation.create_revocation_response(uri, "POST", body, _headers(request)),
+        )
+
+    def Introspect(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        return self._limited(
+            request,
+            lambda: self._server.create_introspect_response(
+                request.uri, request.method, request.body, _headers(request)
+            ),
+        )
+
+    def DeviceAuthorization(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        return self._limited(request, lambda: self._authorize_device(request))
+
+    def UserInfo(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        found = self._bearer(token.strip()) if scheme.lower() == "bearer" else None
+        if found is None:
+            error = {"error": "invalid_token", "error_description": "The access token is missing or not valid."}
+            challenge = 'Bearer realm="https://accounts.google.com/", error="invalid_token"'
+            return _respond(({"WWW-Authenticate": challenge}, error, 401))
+        _, owner, key = found
+        subject, email = (key.unique_id, key.email) if key else (owner.user_id, owner.subject)
+        # The names of OpenID Connect, then those of Google's v1 and v2.
+        content = {"sub": subject, "email": email, "email_verified": True, "id": subject, "verified_email": True}
+        return _respond(({}, content, 200))
+
+    def TokenInfo(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        return self._limited(request, lambda: self._token_info(request))
+
+    def Metadata(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        return _respond(({"Cache-Control": "public, max-age=300"}, self._server.metadata(request.base), 200))
+
+    def Certificates(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
+        return _respond(({"Cache-Control": "public, max-age=300"}, self._id_tokens.certificates().decode(), 200))
+
+    def _limited(self, request: pb.HttpRequest, answer: Callable[[], Answer]) -> pb.HttpResponse:
+        """What the endpoint answers, unless the address asks too often; failures are counted."""
+        try:
+            self._limits.request(request.remote_address)
+        except ApiError as error:
+            audit("limit_reached", path=urlsplit(request.uri).path, remote_address=request.remote_address)
+            content = {"error": "temporarily_unavailable", "error_description": error.message}
+            return _respond(({"Retry-After": str(error.retry_after)}, content, 429))
+        try:
+            made = answer()
+        except OAuth2Error as error:
+            # What oauthlib finds wrong before a grant is chosen.
+            made = error.headers, error.json, error.status_code
+        except ApiError as error:
+            # CloudStack or a translator is away: clients try again on these.
+            content = {"error": "temporarily_unavailable", "error_description": error.message}
+            return _respond(({"Retry-After": str(error.retry_after or 5)}, content, 503))
+        headers, content, status = made
+        if status >= 400:
+            reason = _error_of(content)
+            # Devices are told to wait by an error; that is not one.
+            if reason not in ("authorization_pending", "slow_down"):
+                self._limits.failure(request.remote_address)
+                audit(
+                    "access_refused",
+                    path=urlsplit(request.uri).path,
+                    reason=reason,
+                    remote_address=request.remote_address,
+                )
+        if status == 401:
+            headers = {"WWW-Authenticate": 'Basic realm="oauth2"', **headers}
+        return _respond((headers, content, status))
+
+    def _authorize_device(self, request: pb.HttpRequest) -> Answer:
+        endpoint = DeviceAuthorizationEndpoint(
+            self._validator,
+            f"{request.base}/device",
+            expires_in=DEVICE_SECONDS,
+            interval=_DEVICE_INTERVAL,
+            verification_uri_complete=lambda code: f"{request.base}/device?user_code={code}",
+            user_code_generator=_user_code,
+        )
+        headers, data, status = endpoint.create_device_authorization_response(
+            request.uri, request.method, request.body, _headers(request)
+        )
+        data["device_code"] = secrets.token_urlsafe(32)
+        form = dict(parse_qsl(request.body))
+        self._store.add_device(
+            data["device_code"],
+            normal_user_code(data["user_code"]),
+            client_id=clients.kept(form.get("client_id", "")),
+            scopes=data.pop("scope", " ".join(DEFAULT_SCOPES)),
+            expires=time.time() + DEVICE_SECONDS,
+            interval=_DEVICE_INTERVAL,
+        )
+        # Google's name for it.
+        return headers, {**data, "verification_url": data["verification_uri"]}, status
+
+    def _token_info(self, request: pb.HttpRequest) -> Answer:
+        asked = dict(parse_qsl(urlsplit(request.uri).query)) | dict(parse_qsl(request.body))
+        now = time.time()
+        if text := asked.get("id_token"):
+            claims = self._id_tokens.read(text)
+            if claims is not None:
+                return {}, claims, 200
+        elif text := asked.get("access_token"):
+            found = self._bearer(text)
+            if found is not None:
+                row, owner, key = found
+                scopes = row["scopes"].split()
+                client_id = row["client_id"] if clients.is_told(row["client_id"]) else ""
+                seconds = int(row["expires"] - now)
+                content: dict[str, Any] = {
+                    "azp": client_id,
+                    "aud": client_id,
+                    "issued_to": client_id,
+                    "audience": client_id,
+                    "sub": key.unique_id if key else owner.user_id,
+                    "user_id": key.unique_id if key else owner.user_id,
+                    "scope": row["scopes"],
+                    "exp": str(int(row["expires"])),
+                    "expires_in": str(seconds) if "/v3/" in request.uri or "oauth2/" not in request.uri else seconds,
+                    "access_type": "offline",
+                }
+                if key or NAME_SCOPES & set(scopes):
+                    content |= {"email": key.email if key else owner.subject, "email_verified": "true"}
+                    content["verified_email"] = True
+                return {}, content, 200
+        return {}, {"error": "invalid_token", "error_description": "Invalid Value"}, 400
+
+    def _bearer(self, token: str) -> tuple[Any, Credential, ServiceKey | None] | None:
+        """A token that works now."""
+        found = self._store.bearer(token)
+        if found is None or (found[2] is not None and not found[2].usable) or not self._people.trusted(found[1]):
+            return None
+        return found
+
+
+def normal_user_code(typed: str) -> str:
+    """Case, blanks and dashes do not matter."""
+    return "".join(letter for letter in typed.upper() if letter.isalnum())
+
+
+def _user_code() -> str:
+    letters = "".join(secrets.choice(_USER_CODE_LETTERS) for _ in range(8))
+    return f"{letters[:4]}-{letters[4:]}"
+
+
+def _headers(request: pb.HttpRequest) -> dict[str, str]:
+    return {**request.headers, ADDRESS: request.remote_address}
+
+
+def _with_new_device_grant(body: str) -> str:
+    if "oauth.net" not in body:
+        return body
+    form = dict(parse_qsl(body, keep_blank_values=True))
+    if form.get("grant_type") != _OLD_DEVICE_GRANT:
+        return body
+    return urlencode({**form, "grant_type": DEVICE, "device_code": form.pop("code", "")})
+
+
+def _form_only(request: pb.HttpRequest) -> tuple[str, str]:
+    """Google's clients put the token that they revoke into the query; oauthlib wants it in the form only."""
+    parts = urlsplit(request.uri)
+    return urlunsplit(parts._replace(query="")), "&".join(filter(None, (request.body, parts.query)))
+
+
+def _error_of(content: Any) -> str:
+    try:
+        return str((orjson.loads(content) if isinstance(content, str) else content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _respond(answer: Answer) -> pb.HttpResponse:
+    headers, content, status = answer
+    body = content if isinstance(content, str) else orjson.dumps(content or {}).decode()
+    return pb.HttpResponse(status=status, headers={**_JSON, **headers}, body=body)

@@ -1,0 +1,131 @@
+"""CloudStack users: who signs in, and whether CloudStack still accepts their keys.
+
+The translator is asked (Identity service); auth itself never speaks to a CloudStack.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import grpc
+import orjson
+
+from auth_service.store import AuthStore, Credential
+from gstack.auth.v1 import identity_pb2, identity_pb2_grpc
+from gstack.kernel import sealing
+from gstack.kernel.errors import ApiError, from_rpc
+
+# Keys are asked about again after this time, whoever uses them: what CloudStack refuses ends within it.
+TRUST_SECONDS = 60.0
+# While CloudStack cannot be asked, known keys go on working; each call finds out for itself.
+_UNSURE_SECONDS = 5.0
+# Refused keys are not asked about again for each request that comes with them.
+_REFUSED_SECONDS = 10.0
+_TIMEOUT = 30.0
+
+
+class People:
+    def __init__(self, store: AuthStore, sealer: sealing.Keyring, identity: identity_pb2_grpc.IdentityStub):
+        self._store = store
+        self._sealer = sealer
+        self._identity = identity
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def sign_in(self, username: str, password: str, domain: str, register_keys: bool) -> Credential:
+        """Raises ApiError 401: reason `secondFactor`, `noKeys`, or anything else for a wrong name or password."""
+        typed = {"username": username, "password": password, "domain": domain}
+        sealed = self._sealer.seal(orjson.dumps(typed), sealing.IDENTITY)
+        request = identity_pb2.PasswordLogin(login=sealed, register_keys=register_keys)
+        reply = _ask(self._identity.Login, request)
+        keys = orjson.loads(self._sealer.open(reply.credential, sealing.IDENTITY))
+        credential = self._store.save_credential(keys["api_key"], keys["secret_key"], reply.account)
+        self._store.adopt(credential)
+        return credential
+
+    def verify(self, api_key: str, secret_key: str) -> Credential | None:
+        """Whom the keys belong to; None when CloudStack refuses them.
+
+        Unknown and wrong keys take the same way through CloudStack, so that time tells nothing about them.
+        """
+        known = self._store.verified_credential(api_key, secret_key, time.time() - TRUST_SECONDS)
+        if known is not None:
+            return known
+        try:
+            account = self._account(api_key, secret_key)
+        except ApiError as error:
+            if error.code == 401:
+                return None
+            raise
+        credential = self._store.save_credential(api_key, secret_key, account)
+        self._store.adopt(credential)
+        return credential
+
+    def trusted(self, credential: Credential) -> float:
+        """For how many more seconds the keys may be taken as good; 0 when CloudStack refuses them."""
+        left = credential.verified + TRUST_SECONDS - time.time()
+        if left > 0:
+            return left
+        with self._lock(credential.id):
+            # Of many requests that come together one asks; the others find the answer.
+            current = self._store.credential(credential.id)
+            if current is None:
+                return 0.0
+            left = current.verified + TRUST_SECONDS - time.time()
+            if left > 0:
+                return left
+            if time.time() - current.refused < _REFUSED_SECONDS:
+                return 0.0
+            try:
+                self._account(credential.api_key, credential.secret_key)
+            except ApiError as error:
+                if error.code != 401:
+                    return _UNSURE_SECONDS
+                self._store.mark_verified(credential.id, False)
+                return 0.0
+            self._store.mark_verified(credential.id, True)
+        return TRUST_SECONDS
+
+    def sealed(self, credential: Credential, subject: str, projects: dict[str, str]) -> bytes:
+        """What translators get: the keys, whose they are, and the projects they may be used for (empty is all)."""
+        content: dict[str, Any] = {
+            "api_key": credential.api_key,
+            "secret_key": credential.secret_key,
+            "account_id": credential.account_id,
+            "account_name": credential.account_name,
+            "user_id": credential.user_id,
+            "credential_id": credential.id,
+            "subject": subject,
+            "key": credential.owner,
+        }
+        if projects:
+            content["projects"] = list(projects)
+        return self._sealer.seal(orjson.dumps(content), sealing.CREDENTIAL)
+
+    def projects(self, sealed: bytes) -> list[identity_pb2.Project]:
+        return list(_ask(self._identity.Projects, identity_pb2.ProjectsRequest(credential=sealed)).projects)
+
+    def project(self, sealed: bytes, name: str) -> identity_pb2.Project:
+        """Raises 404 for a project that is not the principal's."""
+        found: identity_pb2.Project = _ask(
+            self._identity.FindProject, identity_pb2.ProjectRequest(credential=sealed, name=name)
+        )
+        return found
+
+    def _account(self, api_key: str, secret_key: str) -> identity_pb2.Account:
+        sealed = self._sealer.seal(orjson.dumps({"api_key": api_key, "secret_key": secret_key}), sealing.IDENTITY)
+        found: identity_pb2.Account = _ask(self._identity.Verify, identity_pb2.VerifyRequest(credential=sealed))
+        return found
+
+    def _lock(self, identity: str) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(identity, threading.Lock())
+
+
+def _ask(method: Any, request: Any) -> Any:
+    try:
+        return method(request, timeout=_TIMEOUT)
+    except grpc.RpcError as failure:
+        raise from_rpc(failure) from None
