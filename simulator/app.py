@@ -173,6 +173,8 @@ class Simulator:
         if user is None or not user.enabled or expires < self.world.now:
             raise errors.unauthorized()
         self.world.sessions[key] = (user, self.world.now + SESSION_SECONDS)
+        if user.two_factor:
+            raise errors.second_factor()
         return user
 
     def _take_fault(self, name: str) -> Fault | None:

@@ -104,7 +104,8 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
                 last_name=person.get("last_name", "Example"),
                 email=person.get("email", f"{person['name']}@example.org"),
                 api_key=person["api_key"],
-                secret_key=person["secret_key"],
+                secret_key=person.get("secret_key", ""),
+                two_factor=person.get("two_factor", False),
             )
         if not account.role.endswith("Admin"):
             world.add(w.SecurityGroup, name="default", description="Default Security Group", account=account)

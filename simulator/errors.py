@@ -61,6 +61,10 @@ def unauthorized() -> ApiError:
     return ApiError(401, text, None)
 
 
+def second_factor() -> ApiError:
+    return ApiError(511, "User authentication is not completed because 2FA verification is not done", None)
+
+
 def unavailable_command(command: str) -> ApiError:
     text = f"The API [{command}] does not exist or is not available for the account"
     return ApiError(432, text, SERVER_API, "errorresponse")

@@ -63,9 +63,10 @@ class User(Row):
     first_name: str
     last_name: str
     email: str
-    api_key: str
+    api_key: str  # "": the user has no keys
     secret_key: str
     enabled: bool = True
+    two_factor: bool = False  # a session needs a code, which nobody can give here
 
 
 @dataclass(kw_only=True, eq=False)
@@ -344,7 +345,7 @@ class World:
         row = kind(id=id or self.new_id(), number=number, created=self.now if created is None else created, **values)
         self._rows.setdefault(kind, {})[row.id] = row
         self._numbers.setdefault(kind, {})[number] = row
-        if isinstance(row, User):
+        if isinstance(row, User) and row.api_key:
             self.users_by_key[row.api_key] = row
         return row
 

@@ -1,9 +1,14 @@
-"""The Identity service: tells auth whom CloudStack keys, or a name and password, belong to."""
+"""The Identity service: tells auth whom CloudStack keys, or a name and password, belong to, and which projects.
+
+What a person typed, and what CloudStack says about it, reaches neither a log nor an error: a name or a password that is
+wrong is `Invalid Credentials`, whichever it is.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -15,28 +20,98 @@ from gstack.kernel.rpc import Server, guarded
 from gstack.kernel.sealing import IDENTITY, SealError
 from translator_service.cloudstack.client import Client, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
-from translator_service.scope import Environment
+from translator_service.naming import Index, Row, number
+from translator_service.scope import Caller, Environment, caller_of, is_account, projects_kind, resolve_project
 
-# Unknown keys are 401; keys whose account may not even list itself are refused in the same words.
-_REFUSED = (401, 432, 531)
+# Unknown keys are 401, a wrong name or password 531, one that nobody can have (empty, too long) 431; keys whose account
+# may not even list itself are refused in the same words.
+_REFUSED = (401, 431, 432, 531)
+_SECOND_FACTOR = 511
 
 
 def verify(environment: Environment, request: pb.VerifyRequest) -> pb.Account:
     keys = _open(environment, request.credential)
-    return _account(environment, Keys(keys["api_key"], keys["secret_key"]))
+    with _refusals():
+        return _account(environment, Keys(keys["api_key"], keys["secret_key"]))
 
 
 def login(environment: Environment, request: pb.PasswordLogin) -> pb.LoggedIn:
     typed = _open(environment, request.login)
-    deadline = time.monotonic() + environment.settings.cloudstack_timeout
-    person = environment.endpoint.login(typed["username"], typed["password"], typed.get("domain", ""), deadline)
-    if str(person.get("is2faenabled", "")).lower() == "true" and str(person.get("is2faverified", "")).lower() != "true":
-        raise ApiError(401, "This user needs a second factor. Sign in with an API key and secret key.", "secondFactor")
-    if not person.get("apikey") or not person.get("secretkey"):
-        raise ApiError(401, "This user has no API keys. Make a pair in the cloud's own console first.", "noKeys")
-    keys = Keys(str(person["apikey"]), str(person["secretkey"]))
+    with _refusals():
+        person = environment.endpoint.login(
+            typed["username"],
+            typed["password"],
+            typed.get("domain", ""),
+            _deadline(environment),
+            register_keys=request.register_keys,
+        )
+        if not person.get("apikey") or not person.get("secretkey"):
+            text = "This user has no API keys. Make a pair in the cloud's own console first."
+            raise ApiError(401, text, "noKeys")
+        keys = Keys(str(person["apikey"]), str(person["secretkey"]))
+        account = _account(environment, keys)
     sealed = environment.sealer.seal(orjson.dumps({"api_key": keys.api_key, "secret_key": keys.secret_key}), IDENTITY)
-    return pb.LoggedIn(account=_account(environment, keys), credential=sealed)
+    return pb.LoggedIn(account=account, credential=sealed)
+
+
+def projects(environment: Environment, request: pb.ProjectsRequest) -> pb.ProjectsResponse:
+    caller = caller_of(environment, request.credential)
+    index = _index(environment, caller, _client(environment, caller.keys))
+    found = [_of_account(environment, caller), *(_of_cloudstack(caller, row, index) for _, row in index)]
+    return pb.ProjectsResponse(projects=[one for one in found if caller.projects is None or one.key in caller.projects])
+
+
+def find_project(environment: Environment, request: pb.ProjectRequest) -> pb.Project:
+    caller = caller_of(environment, request.credential)
+    client = _client(environment, caller.keys)
+    found = resolve_project(environment, caller, request.name, client)
+    if found.id is None:
+        return _of_account(environment, caller)
+    return _of_cloudstack(caller, found.row, _index(environment, caller, client))
+
+
+def _index(environment: Environment, caller: Caller, client: Client) -> Index:
+    return environment.catalog.get(caller.key, projects_kind(environment), client).index
+
+
+def _of_account(environment: Environment, caller: Caller) -> pb.Project:
+    return pb.Project(
+        key=caller.account_id,
+        name=environment.name(caller.account_name),
+        display_name=caller.account_name,
+        number=number(caller.account_id),
+    )
+
+
+def _of_cloudstack(caller: Caller, row: Row, index: Index) -> pb.Project:
+    """Named by its uuid when the account has its name: that name would mean the account."""
+    key: str = row["id"]
+    name = index.name(key)
+    if name is None or is_account(caller, name):
+        name = key
+    return pb.Project(key=key, name=name, display_name=row["name"], number=number(key))
+
+
+def _client(environment: Environment, keys: Keys) -> Client:
+    return Client(environment.endpoint, keys, None, _deadline(environment))
+
+
+def _deadline(environment: Environment) -> float:
+    return time.monotonic() + environment.settings.cloudstack_timeout
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What CloudStack says to credentials that it does not take, as auth is told: 401, without the words."""
+    try:
+        yield
+    except CloudStackError as error:
+        if error.code == _SECOND_FACTOR:
+            text = "This user needs a second factor. Sign in with an API key and secret key."
+            raise ApiError(401, text, "secondFactor") from None
+        if error.code in _REFUSED:
+            raise ApiError(401, "Invalid Credentials") from None
+        raise
 
 
 def _open(environment: Environment, sealed: bytes) -> dict[str, str]:
@@ -49,7 +124,7 @@ def _open(environment: Environment, sealed: bytes) -> dict[str, str]:
 
 def _account(environment: Environment, keys: Keys) -> pb.Account:
     """The user that owns the keys. An ordinary user's listUsers shows only that user, an admin's all."""
-    client = Client(environment.endpoint, keys, None, time.monotonic() + environment.settings.cloudstack_timeout)
+    client = _client(environment, keys)
     rows = client.read("listUsers").items
     row = next((row for row in rows if row.get("apikey") == keys.api_key), rows[0] if len(rows) == 1 else None)
     if row is None:
@@ -70,11 +145,7 @@ def add_service(server: Server, environment: Environment) -> None:
         def call(message: Any, context: grpc.ServicerContext) -> Any:
             try:
                 return function(environment, message)
-            except CloudStackError as error:
-                if error.code in _REFUSED:
-                    raise ApiError(401, "Invalid Credentials") from None
-                raise to_api_error(error) from error
-            except Unreachable as error:
+            except (CloudStackError, Unreachable) as error:
                 raise to_api_error(error) from error
 
         return grpc.unary_unary_rpc_method_handler(
@@ -88,5 +159,7 @@ def add_service(server: Server, environment: Environment) -> None:
         {
             "Verify": handler(verify, pb.VerifyRequest, "Identity.Verify"),
             "Login": handler(login, pb.PasswordLogin, "Identity.Login"),
+            "Projects": handler(projects, pb.ProjectsRequest, "Identity.Projects"),
+            "FindProject": handler(find_project, pb.ProjectRequest, "Identity.FindProject"),
         },
     )

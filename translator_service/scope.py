@@ -14,12 +14,12 @@ import orjson
 from google.protobuf.message import Message
 
 from gstack.kernel.errors import ApiError, not_found
-from gstack.kernel.sealing import CREDENTIAL, Sealer, SealError
+from gstack.kernel.sealing import CREDENTIAL, Keyring, SealError
 from gstack.kernel.settings import Settings
 from translator_service import naming
 from translator_service.catalog import Catalog, Entry, Kind
 from translator_service.cloudstack.client import Answer, Client, Endpoint, Keys
-from translator_service.links import Links
+from translator_service.links import Links, Reference
 from translator_service.mapping import NameMap
 from translator_service.naming import Index
 from translator_service.paging import Pager
@@ -34,7 +34,7 @@ class Environment:
     settings: Settings
     endpoint: Endpoint
     store: Store
-    sealer: Sealer
+    sealer: Keyring
     names: NameMap
     pager: Pager
     catalog: Catalog = field(default_factory=Catalog)
@@ -51,13 +51,17 @@ class Environment:
 
 @dataclass(frozen=True)
 class Caller:
-    """The principal of a request. key: stable, for caches; credential: sealed, may be kept with an operation."""
+    """The principal of a request. key: stable, for caches; credential: sealed, may be kept with an operation.
+
+    projects: keys of the only projects that the principal may use; None for all of the account's.
+    """
 
     keys: Keys
     account_id: str
     account_name: str
     subject: str
     key: str
+    projects: frozenset[str] | None
     credential: bytes = field(repr=False)
 
 
@@ -101,6 +105,12 @@ class Scope:
         """Key of caches for what this caller sees of this project."""
         return f"{self.caller.key}/{self.project.key}"
 
+    def owns(self, reference: Reference) -> bool:
+        """Whether a reference stays in the project of the request, by any of the project's names."""
+        own, name = self.project, str(self.project.row.get("name", ""))
+        names = ("", own.name, self.links.project, name, naming.slug(name), own.row["id"], str(own.number))
+        return reference.project in names
+
     def catalog(self, kind: Kind) -> Entry:
         return self.environment.catalog.get(self.owner, kind, self.client)
 
@@ -135,24 +145,44 @@ def caller_of(environment: Environment, credential: bytes) -> Caller:
         account_name=found["account_name"],
         subject=found["subject"],
         key=found["key"],
+        projects=frozenset(limit) if (limit := found.get("projects")) is not None else None,
         credential=credential,
     )
 
 
 def resolve_project(environment: Environment, caller: Caller, name: str, client: Client) -> Project:
     """The caller's account, or a CloudStack project the caller is a member of. Anything else is 404."""
-    if name in (
-        caller.account_name,
-        naming.slug(caller.account_name),
-        caller.account_id,
-        str(naming.number(caller.account_id)),
-    ):
+    project = _find_project(environment, caller, name, client)
+    if project is None or (caller.projects is not None and project.key not in caller.projects):
+        raise not_found(f"projects/{name}")
+    return project
+
+
+def _find_project(environment: Environment, caller: Caller, name: str, client: Client) -> Project | None:
+    if is_account(caller, name):
         row = {"id": caller.account_id, "name": caller.account_name}
         return Project(name, None, caller.account_id, naming.number(caller.account_id), row)
     found = environment.catalog.find(caller.key, projects_kind(environment), client, name)
-    if found is None:
-        raise not_found(f"projects/{name}")
-    return Project(name, found["id"], found["id"], naming.number(found["id"]), found)
+    return Project(name, found["id"], found["id"], naming.number(found["id"]), found) if found else None
+
+
+def is_account(caller: Caller, name: str) -> bool:
+    """Whether the name means the caller's own account, which goes before a CloudStack project of the same name."""
+    account = caller.account_name
+    return name in (account, naming.slug(account), caller.account_id, str(naming.number(caller.account_id)))
+
+
+def _resolve_viewer(environment: Environment, caller: Caller, public: str, client: Client) -> Project:
+    """The project that looks at a public image project. It sees private templates of its own there too.
+
+    So it is never one that the caller may not use. The account is known without a question, and goes first.
+    """
+    if caller.projects is None or caller.account_id in caller.projects:
+        return resolve_project(environment, caller, caller.account_name, client)
+    for key in sorted(caller.projects):
+        if (project := _find_project(environment, caller, key, client)) is not None:
+            return project
+    raise not_found(f"projects/{public}")
 
 
 def open_scope(
@@ -169,7 +199,9 @@ def open_scope(
     deadline = deadline or time.monotonic() + environment.settings.cloudstack_timeout
     client = Client(environment.endpoint, caller.keys, None, deadline)
     public = project if public_projects and environment.names.is_public(project) else ""
-    # The account itself has the same name in all its questions; another project costs one cached list.
-    found = resolve_project(environment, caller, caller.account_name if public else project, client)
+    if public:
+        found = _resolve_viewer(environment, caller, public, client)
+    else:
+        found = resolve_project(environment, caller, project, client)
     client.project_id = found.id
     return Scope(environment, caller, found, Links(link_base, public or project), client, public)

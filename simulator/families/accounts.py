@@ -122,11 +122,11 @@ def render_user(user: User) -> dict[str, Any]:
         **_role_keys(account),
         "domainid": account.domain.id,
         "domain": account.domain.name,
-        "apikey": user.api_key,
+        **({"apikey": user.api_key} if user.api_key else {}),
         "accountid": account.id,
         "iscallerchilddomain": False,
         "isdefault": False,
-        "is2faenabled": False,
+        "is2faenabled": user.two_factor,
         "is2famandated": False,
     }
 
@@ -252,7 +252,8 @@ def _own_user(call: Call) -> User:
 @command("getUserKeys")
 def get_user_keys(call: Call) -> dict[str, Any]:
     user = _own_user(call)
-    return {"apikey": user.api_key, "secretkey": user.secret_key, "apikeyaccess": True}
+    keys = {"apikey": user.api_key, "secretkey": user.secret_key} if user.api_key else {}
+    return {**keys, "apikeyaccess": True}
 
 
 @command("registerUserKeys")
@@ -307,8 +308,9 @@ def _new_session(world: World, user: User) -> dict[str, Any]:
         "type": str(_account_type(user.account)),
         "registered": "false",
         "sessionkey": key,
-        "is2faenabled": "false",
-        "is2faverified": "true",
+        "is2faenabled": str(user.two_factor).lower(),
+        "is2faverified": str(not user.two_factor).lower(),
+        **({"providerfor2fa": "totp"} if user.two_factor else {}),
         "issuerfor2fa": "CloudStack",
     }
 
@@ -376,6 +378,43 @@ def list_project_accounts(call: Call) -> Listing:
         and call.text("account", account.name).lower() == account.name.lower()
     ]
     return Listing(items)
+
+
+def _managed(call: Call) -> tuple[Project, Account]:
+    """The project, which the caller must own, and the named account of its domain."""
+    project = call.require(Project, "projectid")
+    if project.owner is not call.account and not call.is_admin:
+        raise errors.denied()
+    domain = project.owner.domain
+    found = (row for row in call.world.all(Account) if row.project is None and row.domain is domain)
+    account = next((row for row in found if row.name.lower() == call.text("account").lower()), None)
+    if account is None:
+        raise errors.invalid(f"Unable to find account name={call.text('account')} in domain id={domain.number}")
+    return project, account
+
+
+@command("addAccountToProject")
+def add_account_to_project(call: Call) -> dict[str, Any]:
+    project, account = _managed(call)
+
+    def effect() -> dict[str, Any]:
+        if account is not project.owner and account not in project.members:
+            project.members.append(account)
+        return {"success": True}
+
+    return call.job(effect, instance=("Project", ""))
+
+
+@command("deleteAccountFromProject")
+def delete_account_from_project(call: Call) -> dict[str, Any]:
+    project, account = _managed(call)
+
+    def effect() -> dict[str, Any]:
+        if account in project.members:
+            project.members.remove(account)
+        return {"success": True}
+
+    return call.job(effect, instance=("Project", ""))
 
 
 @command("listResourceLimits")

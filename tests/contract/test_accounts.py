@@ -1,4 +1,4 @@
-"""Sessions and keys, which no recording shows."""
+"""Sessions, keys and members of projects, which no recording here shows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from simulator.app import Simulator
+from simulator.world import Account, Project
 from tests.contract import recorded_cloud as cloud
 from tests.contract.replay import signed
 
@@ -87,3 +88,46 @@ def test_a_disabled_user_gets_nowhere(call: Caller) -> None:
     assert call.signed("listZones")[0] == 401
     assert call("listZones", sessionkey=session)[0] == 401
     assert call.login()[0] == 531
+
+
+def test_a_user_without_keys_has_none_to_tell(call: Caller) -> None:
+    ian = call.world.users_by_key.pop("USER-APIKEY")
+    ian.api_key = ian.secret_key = ""
+    session = call.login()[1]["sessionkey"]
+    assert call("getUserKeys", id=IAN, sessionkey=session)[1]["userkeys"] == {"apikeyaccess": True}
+    assert "apikey" not in call("listUsers", sessionkey=session)[1]["user"][0]
+    assert call.signed("listZones", ("", ""))[0] == 401
+    keys = call("registerUserKeys", id=IAN, sessionkey=session)[1]["userkeys"]
+    assert call.signed("listZones", (keys["apikey"], keys["secretkey"]))[0] == 200
+
+
+def test_a_session_without_the_second_factor_is_good_for_nothing(call: Caller) -> None:
+    call.world.users_by_key["USER-APIKEY"].two_factor = True
+    status, session = call.login()
+    assert (status, session["is2faenabled"], session["is2faverified"]) == (200, "true", "false")
+    for command in ("getUserKeys", "listZones", "registerUserKeys"):
+        assert call(command, id=IAN, sessionkey=session["sessionkey"])[0] == 511
+    assert call("logout", sessionkey=session["sessionkey"])[0] == 200
+    assert call("listZones", sessionkey=session["sessionkey"])[0] == 401
+    assert call.signed("listZones")[0] == 200
+    assert call.signed("listUsers")[1]["user"][0]["is2faenabled"] is True
+
+
+def test_members_of_a_project_come_and_go(call: Caller) -> None:
+    ian = call.world.users_by_key["USER-APIKEY"].account
+    hidden = call.world.add(Account, name="PrjAcct-shop", domain=ian.domain)
+    shop = call.world.add(Project, name="shop", display_text="shop", account=hidden, owner=ian)
+    mallorys = cloud.KEYS["mallory"]
+
+    def ask(command: str, account: str = "mallory", keys: tuple[str, str] = cloud.KEYS["user"]) -> tuple[int, Any]:
+        return call.signed(command, keys, projectid=shop.id, account=account)
+
+    assert ask("addAccountToProject", keys=mallorys)[0] == 531
+    assert ask("addAccountToProject", "nobody")[0] == 431
+    for command, count in (("addAccountToProject", 1), ("deleteAccountFromProject", 0)):
+        status, answer = ask(command)
+        assert status == 200
+        call.clock.now += 10
+        job = call.signed("queryAsyncJobResult", jobid=answer["jobid"])[1]
+        assert (job["jobstatus"], job["jobresult"], job["jobinstancetype"]) == (1, {"success": True}, "Project")
+        assert len(call.signed("listProjects", mallorys)[1].get("project", [])) == count

@@ -13,7 +13,7 @@ from googleapiclient.discovery import build_from_document
 from googleapiclient.http import HttpMockSequence
 
 from gateway.discovery import Discovery
-from gateway.routes import VERSIONS, Router
+from gateway.routes import COMPUTE, Router
 from gstack.kernel.contract import comment, enum_values, http_rule, is_map, method_id, services
 
 METHODS = {method_id(method): method for service in services() for method in service.methods}
@@ -71,7 +71,7 @@ def googles_methods() -> dict[str, dict[str, Any]]:
 
 
 def served(version: str = "v1") -> dict[str, Any]:
-    found = Discovery(Router()).document(version, ROOT)
+    found = Discovery(Router(COMPUTE)).document(version, ROOT)
     assert found is not None
     return json.loads(found[0])
 
@@ -206,7 +206,7 @@ def test_everything_is_described() -> None:
 # The document that we serve
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", COMPUTE.versions)
 def test_a_client_is_built_from_the_document(version: str) -> None:
     document = served(version)
     assert (document["version"], document["rootUrl"]) == (version, f"{ROOT}/")
@@ -237,7 +237,7 @@ def test_what_gcutil_reads() -> None:
         assert "/compute/v1/projects/" + method["path"] == http_rule(ours).path
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", COMPUTE.versions)
 def test_names_are_not_checked_by_patterns(version: str) -> None:
     assert '"pattern"' not in json.dumps(served(version))
 
@@ -275,10 +275,10 @@ def test_served_schemas_say_what_googles_do() -> None:
 
 
 def test_the_document_is_stable_and_tagged() -> None:
-    discovery = Discovery(Router())
+    discovery = Discovery(Router(COMPUTE))
     body, tag = discovery.document("v1", ROOT)
     assert discovery.document("v1", ROOT) == (body, tag)
-    assert Discovery(Router()).document("v1", ROOT) == (body, tag)
+    assert Discovery(Router(COMPUTE)).document("v1", ROOT) == (body, tag)
     assert discovery.document("beta", ROOT)[1] != tag != discovery.document("v1", "http://other")[1]
     assert discovery.document("v2", ROOT) is None
     for number in range(300):
@@ -287,8 +287,8 @@ def test_the_document_is_stable_and_tagged() -> None:
 
 
 def test_the_directory() -> None:
-    found = json.loads(Discovery(Router()).directory(ROOT))
+    found = json.loads(Discovery(Router(COMPUTE)).directory(ROOT))
     assert found["kind"] == "discovery#directoryList"
-    assert [item["version"] for item in found["items"]] == list(VERSIONS)
+    assert [item["version"] for item in found["items"]] == list(COMPUTE.versions)
     assert [item["version"] for item in found["items"] if item["preferred"]] == ["v1"]
     assert found["items"][0]["discoveryRestUrl"] == f"{ROOT}/discovery/v1/apis/compute/v1/rest"

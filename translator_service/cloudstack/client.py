@@ -30,6 +30,8 @@ log = structlog.get_logger()
 _EXPIRES = timedelta(minutes=10)
 # Longer ones go as POST: the server's limit for a request line with headers is 8 kB.
 _MAX_QUERY = 4000
+# A session has to be ended even when the deadline of what it was for is over.
+_LOGOUT_SECONDS = 5.0
 # Good escapes are matched too, so that the second half of `\\` is not taken for a beginning.
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 
@@ -140,33 +142,30 @@ class Endpoint:
         self._observe(command, str(status), time.monotonic() - started)
         raise _error(status, raw, write)
 
-    def login(self, username: str, password: str, domain: str, deadline: float) -> dict[str, Any]:
-        """A session for name and password, its keys fetched, the session ended. Returns both answers merged.
+    def login(
+        self, username: str, password: str, domain: str, deadline: float, *, register_keys: bool = False
+    ) -> dict[str, Any]:
+        """Who a name and password are, with `apikey` and `secretkey` if the user has keys, as `login` and `getUserKeys`
+        answer. The session that this takes is ended in every case.
 
-        Raises CloudStackError 531 for a wrong password.
+        register_keys: make keys for a user without. Raises CloudStackError: 531 for a wrong name or password, 511 for a
+        user whose second factor is not verified.
         """
-        session = requests.Session()
-        session.mount("http", self._adapter)
-        timeout = self._timeout(deadline)
-        form = {"command": "login", "response": "json", "username": username, "password": password}
-        if domain:
-            form["domain"] = domain
+        session = _Session(self._adapter, self._verify, self.url, lambda: self._timeout(deadline))
         try:
-            reply = session.post(self.url, form, timeout=timeout, verify=self._verify, allow_redirects=False)
-            if reply.status_code != 200:
-                raise _error(reply.status_code, reply.content, False)
-            person = Answer(reply.content).body
-            common = {"response": "json", "sessionkey": person["sessionkey"]}
-            keys = session.get(
-                self.url,
-                params={**common, "command": "getUserKeys", "id": person["userid"]},
-                timeout=timeout,
-                verify=self._verify,
-            )
-            found = Answer(keys.content).one() if keys.status_code == 200 else {}
-            session.get(self.url, params={**common, "command": "logout"}, timeout=timeout, verify=self._verify)
+            person = session.open(username, password, domain)
+            if _is_true(person.get("is2faenabled")) and not _is_true(person.get("is2faverified")):
+                raise CloudStackError(511, "two-factor authentication is not verified")
+            found = session.keys()
+            # One of the two alone is reason enough to leave the user's keys as they are.
+            if register_keys and not found.get("apikey") and not found.get("secretkey"):
+                session.register_keys(deadline)
+                found = session.keys()
         except requests.RequestException:
+            # Neither the request, which holds the password, nor what hangs on the exception goes further.
             raise Unreachable("login failed") from None
+        finally:
+            session.close()
         return {**person, **found}
 
     def _timeout(self, deadline: float) -> tuple[float, float]:
@@ -188,6 +187,79 @@ class Endpoint:
             request.headers["Content-Length"] = str(len(encoded))
         reply = self._adapter.send(request, timeout=self._timeout(deadline), verify=self._verify)
         return reply.status_code, reply.content
+
+
+class _Session:
+    """A person's session: cookies, and a key in each request. All of it is POST: URLs are logged on the way."""
+
+    def __init__(self, adapter: HTTPAdapter, verify: bool | str, url: str, timeout: Callable[[], tuple[float, float]]):
+        self._http = requests.Session()
+        # Neither proxies nor a netrc of the environment: the way is the one that signed requests go.
+        self._http.trust_env = False
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, adapter)
+        self._verify = verify
+        self._url = url
+        self._timeout = timeout
+        self._key = ""
+        self._user = ""
+
+    def open(self, username: str, password: str, domain: str) -> dict[str, Any]:
+        """The answer of `login`. domain: path, "" for the root domain."""
+        who = {"username": username, "password": password}
+        person = self._call("login", {**who, "domain": domain} if domain else who).body
+        try:
+            self._key, self._user = str(person["sessionkey"]), str(person["userid"])
+        except KeyError:
+            raise Unreachable("unexpected answer to a login") from None
+        return person
+
+    def keys(self) -> dict[str, Any]:
+        """The answer of `getUserKeys`, without `apikey` and `secretkey` for a user who has none. Anything that is not
+        that answer is an error: keys might be made because of it."""
+        found = self._call("getUserKeys", {"id": self._user}).body.get("userkeys")
+        if not isinstance(found, dict):
+            raise Unreachable("unexpected answer to a question for keys")
+        return found
+
+    def register_keys(self, deadline: float) -> None:
+        """Make a pair of keys: at once in CloudStack 4.22, by a job since 4.23."""
+        job = self._call("registerUserKeys", {"id": self._user}).body.get("jobid")
+        pause = 0.1
+        while job is not None:
+            state = self._call("queryAsyncJobResult", {"jobid": str(job)}).body
+            if state.get("jobstatus") == 1:
+                return
+            if state.get("jobstatus") != 0:
+                raise CloudStackError(530, "the job that makes keys failed")
+            time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
+            pause = min(pause * 2, 1.0)
+
+    def close(self) -> None:
+        """Log out, if there is something to log out from; what came before counts, not whether this succeeds."""
+        if not self._key:
+            return
+        try:
+            self._post("logout", {}, (_LOGOUT_SECONDS, _LOGOUT_SECONDS))
+        except requests.RequestException as error:
+            log.warning("cloudstack_logout_failed", error=type(error).__name__)
+
+    def _call(self, command: str, parameters: dict[str, str]) -> Answer:
+        reply = self._post(command, parameters, self._timeout())
+        if reply.status_code != 200:
+            raise _error(reply.status_code, reply.content, False)
+        return Answer(reply.content)
+
+    def _post(self, command: str, parameters: dict[str, str], timeout: tuple[float, float]) -> requests.Response:
+        form = {**parameters, "command": command, "response": "json"}
+        if self._key:
+            form["sessionkey"] = self._key
+        return self._http.post(self._url, form, timeout=timeout, verify=self._verify, allow_redirects=False)
+
+
+def _is_true(value: Any) -> bool:
+    """`login` writes its flags as texts."""
+    return str(value).lower() == "true"
 
 
 def _written(raw: bytes) -> Answer:

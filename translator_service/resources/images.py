@@ -19,7 +19,6 @@ from translator_service.fingerprints import fingerprint
 from translator_service.links import Reference, parse
 from translator_service.naming import Index, Row, number, slug
 from translator_service.operations.render import from_cloudstack
-from translator_service.resources.networks import is_own
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -88,7 +87,7 @@ def _find(scope: Scope, reference: Reference) -> list[Row]:
     """What a reference means, the best first, never empty. Raises 404, also for another tenant's project."""
     if reference.project and scope.names.is_public(reference.project):
         found = _find_public(scope, reference)
-    elif not is_own(scope, reference):
+    elif not scope.owns(reference):
         found = []
     elif reference.collection == _FAMILY:
         found = _of_family(scope, reference.name)

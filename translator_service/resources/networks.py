@@ -161,15 +161,9 @@ def _reference(scope: Scope, text: str, field: str) -> Reference:
     reference = parse(text, field)
     if reference.collection not in ("", "networks") or reference.scope not in ("", "global"):
         raise invalid(field, f"'{text}'. The URL does not name a network.")
-    if not is_own(scope, reference):
+    if not scope.owns(reference):
         raise not_found(f"projects/{reference.project}/global/networks/{reference.name}")
     return reference
-
-
-def is_own(scope: Scope, reference: Reference) -> bool:
-    """Whether a reference stays in the project of the request, by any of the project's names."""
-    own, name = scope.project, str(scope.project.row.get("name", ""))
-    return reference.project in ("", own.name, scope.links.project, name, slug(name), own.row["id"], str(own.number))
 
 
 def _find(scope: Scope, name: str) -> str:

@@ -88,7 +88,7 @@ def resolve(scope: Scope, text: str, region: str, place: str) -> Subnetwork:
     reference = parse(text, place)
     if reference.collection not in ("", "subnetworks") or (reference.scope and not reference.region):
         raise invalid(place, f"'{text}'. The URL does not name a subnetwork.")
-    if not networks.is_own(scope, reference):
+    if not scope.owns(reference):
         raise not_found(f"projects/{reference.project}/{reference.scope}/subnetworks/{reference.name}")
     if reference.region not in ("", region):
         raise invalid(place, f"'{text}'. The subnetwork must be in region '{region}'.")

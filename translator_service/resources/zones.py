@@ -77,10 +77,15 @@ def resolve(scope: Scope, name: str) -> Zone:
 
 
 def name_in(scope: Scope, zone: Zone, text: str, field: str, collection: str) -> str:
-    """The name in a reference to something in this zone. Raises 400 for one to another zone or collection."""
+    """The name in a reference to something in this zone.
+
+    Raises 400 for one to another zone or collection, 404 for one to another project.
+    """
     reference = parse(text, field)
     if reference.collection not in ("", collection):
         raise invalid(field, f"'{text}'. The URL does not name one of {collection}.")
+    if not scope.owns(reference):
+        raise not_found(f"projects/{reference.project}/{zone.path}/{collection}/{reference.name}")
     if reference.zone and resolve(scope, reference.zone).id != zone.id:
         raise invalid(field, f"'{text}'. It must be in the zone '{zone.name}'.")
     return reference.name
