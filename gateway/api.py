@@ -26,9 +26,10 @@ from cachetools import LRUCache
 from google.protobuf.message import Message
 
 from gateway import codec, fields
-from gateway.routes import VERSIONS, Route, Router
+from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
 from gstack.kernel.errors import ApiError, from_rpc
+from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class Request:
     headers: dict[str, str]  # names in lower case
     body: bytes
     base: str
+    address: str = ""  # of the client
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     # What the steps find out, in their order.
@@ -74,17 +76,18 @@ class Response:
 class Api:
     """Everything a request needs, made once a process."""
 
-    def __init__(self, settings: Settings, translator: grpc.Channel, tokens: Tokens):
+    def __init__(self, settings: Settings, router: Router, channel: grpc.Channel, tokens: Tokens):
+        """channel: to the service behind the methods of `router`."""
         self.settings = settings
-        self.router = Router()
+        self.router = router
         self.tokens = tokens
-        self._calls: dict[str, Any] = {route.rpc: translator.unary_unary(route.rpc) for route in self.router.routes}
+        self._calls: dict[str, Any] = {route.rpc: channel.unary_unary(route.rpc) for route in router.routes}
         self._encoded: LRUCache[Any, bytes] = LRUCache(settings.reply_cache_bytes, getsizeof=len)
         self._lock = threading.Lock()
         self.steps = (self.normalize, self.find_route, self.authenticate, self.decode, self.call)
 
     def handle(self, request: Request) -> Response:
-        """Any request below `/compute/`. Never raises."""
+        """Any request below the API's prefix. Never raises."""
         started = time.monotonic()
         with structlog.contextvars.bound_contextvars(request_id=request.id):
             try:
@@ -92,10 +95,12 @@ class Api:
                     step(request)
                 response = self.encode(request)
             except ApiError as error:
-                response = error_response(error)
+                response = self.refuse(error)
             except Exception:
                 log.exception("unexpected_error", path=request.path)
-                response = error_response(ApiError(500, f"Internal error. Request id: {request.id}"))
+                response = self.refuse(ApiError(500, f"Internal error. Request id: {request.id}"))
+            if request.route is not None and request.route.mutates:
+                self.audit(request, response)
             log.info(
                 "request",
                 method=request.route.id if request.route else "",
@@ -129,16 +134,18 @@ class Api:
             raise ApiError(400, "The request URL is not valid UTF-8.", "invalid") from None
 
     def find_route(self, request: Request) -> None:
-        path = request.path.lstrip("/").removeprefix("compute/").lstrip("/")
+        surface = self.router.surface
+        path = request.path.lstrip("/").removeprefix(surface.prefix).lstrip("/")
         version, _, rest = path.partition("/")
-        if version not in VERSIONS:
+        if version not in surface.versions:
             raise ApiError(404, f"The requested URL {request.path} was not found on this server.", "notFound")
         request.version = version
         request.route, request.path_parameters = self.router.find(request.method, rest)
 
     def authenticate(self, request: Request) -> None:
-        request.principal = self.tokens.principal(request.headers.get("authorization", ""))
-        request.principal.check_scope(_route(request).mutates)
+        authorization = request.headers.get("authorization", "")
+        request.principal = self.tokens.principal(authorization, request.base, request.address)
+        request.principal.check_scope(self.router.surface.scopes, _route(request).mutates)
 
     def decode(self, request: Request) -> None:
         route = _route(request)
@@ -194,11 +201,31 @@ class Api:
             response.status, body, {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         )
 
+    def refuse(self, error: ApiError) -> Response:
+        return error_response(error, self.router.surface.canonical_status)
+
+    def audit(self, request: Request, response: Response) -> None:
+        """Who changed what, from where, with which result; `operation` leads to the rest of the story."""
+        operation = ""
+        if request.reply and _route(request).reply.DESCRIPTOR.name == "Operation":
+            operation = _route(request).reply.FromString(request.reply).name  # type: ignore[attr-defined]
+        audit(
+            _route(request).id,
+            subject=request.principal.subject if request.principal else "",
+            resource=request.path,
+            remote_address=request.address,
+            status=response.status,
+            operation=operation,
+        )
+
     def link_base(self, request: Request) -> str:
         """Scheme, host and version of links: those of the settings, in the version that was asked.
 
-        gcutil compares links with its `--api_host` and version, so it always gets its own.
+        gcutil compares links with its `--api_host` and version, so it always gets its own. IAM has no links but in key
+        files, which always lead here.
         """
+        if self.router.surface is IAM:
+            return request.base
         if self.settings.link_base == "request" or is_gcutil(request.headers.get("user-agent", "")):
             return f"{request.base}/compute/{request.version}"
         return f"{self.settings.link_base}/compute/{request.version}"
@@ -213,9 +240,9 @@ def is_gcutil(user_agent: str) -> bool:
     return "Cloud SDK Command Line Tool" in user_agent or "gcutil" in user_agent
 
 
-def error_response(error: ApiError) -> Response:
+def error_response(error: ApiError, canonical_status: bool = False) -> Response:
     """Google's envelope, with the headers that a status asks for."""
-    response = Response(error.code, codec.to_json(error.envelope(), True))
+    response = Response(error.code, codec.to_json(error.envelope(canonical_status), True))
     if error.code == 401:
         challenge = 'Bearer realm="https://accounts.google.com/"'
         response.headers["WWW-Authenticate"] = (

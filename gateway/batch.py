@@ -80,6 +80,7 @@ def _request(outer: Request, part: Message) -> Request:
         headers=headers,
         body=payload.strip() if isinstance(payload, bytes) else b"",
         base=outer.base,
+        address=outer.address,
         id=f"{outer.id}-{uuid.uuid4().hex[:8]}",
     )
 

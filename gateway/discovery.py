@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from gateway.routes import VERSIONS, Route, Router
+from gateway.routes import COMPUTE, Route, Router
 from gstack.kernel.contract import comment, enum_values, http_rule, is_map, message_of
 
 _TYPES: dict[int, dict[str, str]] = {
@@ -43,7 +43,7 @@ class Discovery:
 
     def document(self, version: str, root: str) -> tuple[bytes, str] | None:
         """(JSON, ETag) of a version for clients that use this scheme and host; None for an unknown version."""
-        if version not in VERSIONS:
+        if version not in COMPUTE.versions:
             return None
         if (version, root) not in self._documents:
             if len(self._documents) > 200:  # hosts are told by clients
@@ -65,7 +65,7 @@ class Discovery:
                 "discoveryRestUrl": f"{root}/discovery/v1/apis/compute/{version}/rest",
                 "preferred": version == "v1",
             }
-            for version in VERSIONS
+            for version in COMPUTE.versions
         ]
         listing = {"kind": "discovery#directoryList", "discoveryVersion": "v1", "items": items}
         return orjson.dumps(listing, option=orjson.OPT_INDENT_2)

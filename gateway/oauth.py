@@ -1,8 +1,11 @@
-"""OAuth requests on their way to the auth service. Nothing of them is kept or logged here."""
+"""OAuth requests on their way to the auth service. Nothing of them is kept or logged here.
+
+Paths are those of our own metadata and those that Google's clients have compiled in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,57 +18,60 @@ _TIMEOUT = 30.0
 # What the protocol engine may see; cookies stay here.
 _HEADERS = ("authorization", "content-type")
 
+# rpc of the OAuth service -> HTTP methods and paths.
+ENDPOINTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Token": (("POST",), ("/oauth2/token", "/token", "/o/oauth2/token", "/oauth2/v4/token", "/v1/token")),
+    "Revoke": (("POST",), ("/oauth2/revoke", "/revoke", "/o/oauth2/revoke")),
+    "Introspect": (("POST",), ("/oauth2/introspect", "/v1/introspect")),
+    "DeviceAuthorization": (("POST",), ("/oauth2/device/code", "/device/code", "/o/oauth2/device/code")),
+    "UserInfo": (
+        ("GET", "POST"),
+        (
+            "/oauth2/userinfo",
+            "/oauth2/v1/userinfo",
+            "/oauth2/v2/userinfo",
+            "/oauth2/v3/userinfo",
+            "/userinfo/v2/me",
+            "/v1/userinfo",
+        ),
+    ),
+    "TokenInfo": (
+        ("GET", "POST"),
+        ("/oauth2/tokeninfo", "/oauth2/v1/tokeninfo", "/oauth2/v2/tokeninfo", "/oauth2/v3/tokeninfo", "/tokeninfo"),
+    ),
+    "Metadata": (("GET",), ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")),
+    "Certificates": (("GET",), ("/oauth2/certs", "/oauth2/v3/certs")),
+}
+
 
 class OAuth:
     def __init__(self, channel: grpc.Channel):
-        self._auth: Any = auth_pb2_grpc.AuthStub(channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = auth_pb2_grpc.OAuthStub(channel)  # type: ignore[no-untyped-call]
 
-    def token(self, uri: str, request: Request, address: str) -> Response:
-        try:
-            return _response(self._auth.Token(_message(uri, request, address), timeout=_TIMEOUT))
-        except grpc.RpcError as failure:
-            raise from_rpc(failure) from None
+    def call(self, rpc: str) -> Callable[[Request], Response]:
+        """The function of an endpoint: it answers what auth answers."""
+        method = getattr(self._stub, rpc)
 
-    def revoke(self, uri: str, request: Request, address: str) -> Response:
-        try:
-            return _response(self._auth.Revoke(_message(uri, request, address), timeout=_TIMEOUT))
-        except grpc.RpcError as failure:
-            raise from_rpc(failure) from None
+        def endpoint(request: Request) -> Response:
+            try:
+                return response_of(method(message_of(request), timeout=_TIMEOUT))
+            except grpc.RpcError as failure:
+                raise from_rpc(failure) from None
 
-    def authorize(self, uri: str, request: Request) -> auth_pb2.AuthorizeResponse | Response:
-        """What the login page needs, or the answer to an invalid request."""
-        try:
-            found: auth_pb2.AuthorizeResponse = self._auth.Authorize(_message(uri, request, ""), timeout=_TIMEOUT)
-        except grpc.RpcError as failure:
-            raise from_rpc(failure) from None
-        return _response(found.response) if found.HasField("response") else found
-
-    def login(self, form: Mapping[str, str], address: str) -> auth_pb2.LoginResponse:
-        message = auth_pb2.LoginRequest(
-            ticket=form.get("ticket", ""),
-            username=form.get("username", ""),
-            password=form.get("password", ""),
-            domain=form.get("domain", ""),
-            api_key=form.get("api_key", ""),
-            secret_key=form.get("secret_key", ""),
-            remote_address=address,
-        )
-        try:
-            answer: auth_pb2.LoginResponse = self._auth.Login(message, timeout=_TIMEOUT)
-            return answer
-        except grpc.RpcError as failure:
-            raise from_rpc(failure) from None
+        return endpoint
 
 
-def _message(uri: str, request: Request, address: str) -> auth_pb2.HttpRequest:
+def message_of(request: Request) -> auth_pb2.HttpRequest:
+    query = f"?{request.query}" if request.query else ""
     return auth_pb2.HttpRequest(
-        uri=uri,
+        uri=f"{request.base}{request.path}{query}",
         method=request.method,
         headers={name.title(): value for name, value in request.headers.items() if name in _HEADERS},
         body=request.body.decode("utf-8", "replace"),
-        remote_address=address,
+        remote_address=request.address,
+        base=request.base,
     )
 
 
-def _response(message: auth_pb2.HttpResponse) -> Response:
+def response_of(message: auth_pb2.HttpResponse) -> Response:
     return Response(message.status, message.body.encode(), dict(message.headers))

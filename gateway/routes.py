@@ -1,7 +1,8 @@
 """Paths to methods, compiled from the protos; and the rest of Google's methods, known by name only.
 
-`gce_methods.txt` lists verb, path and id of every method of compute v1 (from its discovery document): what is there and
-not in our protos is 501 with its name, what is in neither is 404.
+`gce_methods.txt` and `iam_methods.txt` list verb, path and id of every method of compute v1 and of IAM's service
+accounts (from their discovery documents): what is there and not in our protos is 501 with its name, what is in neither
+is 404.
 """
 
 from __future__ import annotations
@@ -16,12 +17,32 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from gateway import codec
-from gstack.kernel.contract import http_rule, method_id, services
+from gateway import codec, tokens
+from gstack.kernel import contract
+from gstack.kernel.contract import http_rule, method_id
 from gstack.kernel.errors import ApiError
 
-VERSIONS = ("v1", "beta", "alpha", "v1beta16")
-_PREFIX = "/compute/v1/"
+
+@dataclass(frozen=True)
+class Surface:
+    """An API of Google's that we serve.
+
+    package: of its protos. prefix: of its paths, before the version. other_methods: file with the rest of its methods.
+    canonical_status: errors carry `status`, as those of Google's younger APIs.
+    """
+
+    package: str
+    prefix: str
+    versions: tuple[str, ...]
+    other_methods: str
+    scopes: tokens.Scopes
+    canonical_status: bool
+
+
+COMPUTE = Surface(
+    contract.COMPUTE, "compute/", ("v1", "beta", "alpha", "v1beta16"), "gce_methods.txt", tokens.COMPUTE, False
+)
+IAM = Surface(contract.AUTH, "", ("v1",), "iam_methods.txt", tokens.IAM, True)
 
 # Parameters of every method that change nothing here, or are handled by the gateway itself.
 SYSTEM_PARAMETERS = frozenset(
@@ -46,14 +67,17 @@ class Route:
 
     @property
     def mutates(self) -> bool:
-        return self.verb != "GET"
+        """Waiting for an operation is a POST and changes nothing; Google's read-only scopes allow it."""
+        return self.verb != "GET" and self.descriptor.name != "Wait"
 
     def decode(self, path: dict[str, str], query: list[tuple[str, str]], body: bytes) -> Message:
         """The request message. Raises 400 naming the parameter or field at fault."""
         message = self.request()
         for name, text in query:
             descriptor = self.parameters.get(name)
-            if descriptor is not None:
+            if descriptor is not None and descriptor.is_repeated:
+                getattr(message, descriptor.name).append(codec.scalar(descriptor)(text, name))
+            elif descriptor is not None:
                 if text or descriptor.type == FieldDescriptor.TYPE_STRING:
                     setattr(message, descriptor.name, codec.scalar(descriptor)(text, name))
             elif name.lstrip("$.") not in SYSTEM_PARAMETERS and text.lower() not in ("", "false", "0"):
@@ -82,15 +106,17 @@ class _Node:
 
 
 class Router:
-    """A tree of path segments below `/compute/{version}/`."""
+    """A tree of path segments below the version. A verb after the last segment (`:disable`) is a segment too."""
 
-    def __init__(self) -> None:
+    def __init__(self, surface: Surface) -> None:
+        self.surface = surface
         self._root = _Node()
+        self._verbs: set[str] = set()
         self.routes: list[Route] = []
-        for service in services():
+        for service in contract.services(surface.package):
             for method in service.methods:
                 self._add_method(service.full_name, method)
-        for line in resources.files("gateway").joinpath("gce_methods.txt").read_text().splitlines():
+        for line in resources.files("gateway").joinpath(surface.other_methods).read_text().splitlines():
             verb, path, identity = line.split()
             self._add(verb, path, identity)
 
@@ -113,10 +139,14 @@ class Router:
             body=rule.body,
         )
         self.routes.append(route)
-        self._add(rule.verb, rule.path.removeprefix(_PREFIX), route)
+        self._add(rule.verb, rule.path.removeprefix(f"/{self.surface.prefix}{self.surface.versions[0]}/"), route)
 
     def _add(self, verb: str, path: str, target: Route | str) -> None:
         node, names = self._root, []
+        path, colon, custom = path.partition(":")
+        if colon:
+            path += f"/:{custom}"
+            self._verbs.add(custom)
         for segment in path.split("/"):
             if segment.startswith("{"):
                 names.append(segment.strip("{}+"))
@@ -133,6 +163,10 @@ class Router:
         escapes the last segment of a link twice.
         """
         segments = [segment for segment in path.split("/") if segment]
+        if segments and self._verbs:
+            last, colon, custom = segments[-1].rpartition(":")
+            if colon and custom in self._verbs:
+                segments[-1:] = [last, f":{custom}"]
         found = _walk(self._root, segments, 0, [])
         if found is None:
             raise ApiError(404, f"The requested URL /{path.lstrip('/')} was not found on this server.", "notFound")

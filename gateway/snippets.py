@@ -1,4 +1,4 @@
-"""Ready set-ups for each client, with this endpoint's address filled in. For `GET /` and `gstack client`."""
+"""Ready set-ups for each client, with this endpoint's address filled in. For the pages of the gateway."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
         ),
         Snippet(
             "libcloud",
-            f'# credentials.json: {{{{"access_token": "TOKEN", "expire_time": "2099-01-01T00:00:00Z"}}}}\n'
+            f'# credentials.json: {{"access_token": "TOKEN", "expire_time": "2099-01-01T00:00:00Z"}}\n'
             f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
             f"driver = GCENodeDriver('any.apps.googleusercontent.com', 'unused', project='{project}',\n"
             f"                       auth_type='IA', credential_file='credentials.json',\n"
@@ -64,5 +64,45 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             f"  access_token            = var.token\n"
             f'  compute_custom_endpoint = "{base}/compute/v1/"\n'
             f"}}",
+        ),
+    ]
+
+
+def key_snippets(base: str, project: str = "", file: str = "", service_account: str = "") -> list[Snippet]:
+    """Commands that use the key file of a service account. What is "" leaves a placeholder."""
+    project, file = project or "PROJECT", file or "KEY.json"
+    email = service_account or "NAME@PROJECT.iam.gserviceaccount.com"
+    return [
+        Snippet(
+            "gcloud",
+            f"export CLOUDSDK_CORE_PROJECT={project}\n"
+            f"export CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE={base}/compute/v1/\n"
+            f"export CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1\n"
+            f"gcloud auth activate-service-account --key-file={file}\n"
+            f"gcloud compute zones list",
+        ),
+        Snippet(
+            "Terraform",
+            f'provider "google" {{\n'
+            f'  project                 = "{project}"\n'
+            f'  credentials             = file("{file}")\n'
+            f'  compute_custom_endpoint = "{base}/compute/v1/"\n'
+            f"}}",
+        ),
+        Snippet(
+            "google-cloud-compute (Python)",
+            f"from google.cloud import compute_v1\n"
+            f"from google.oauth2 import service_account\n\n"
+            f"credentials = service_account.Credentials.from_service_account_file('{file}')\n"
+            f"zones = compute_v1.ZonesClient(credentials=credentials, client_options={{'api_endpoint': '{base}'}})\n"
+            f"print([zone.name for zone in zones.list(project='{project}')])",
+        ),
+        Snippet(
+            "libcloud",
+            f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
+            f"driver = GCENodeDriver('{email}', '{file}',\n"
+            f"                       project='{project}', auth_type='SA',\n"
+            f"                       secure={base.startswith('https')}, proxy_url='{base}')\n"
+            f"print(driver.list_nodes())",
         ),
     ]

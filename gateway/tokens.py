@@ -1,4 +1,4 @@
-"""Bearer tokens to principals: introspected by auth, remembered for a short while.
+"""Bearer tokens to principals: authenticated by auth, remembered for a short while.
 
 Tokens are remembered by their hash. While auth is away, remembered ones go on working until their time is up.
 """
@@ -11,71 +11,90 @@ import time
 from dataclasses import dataclass
 
 import grpc
-from cachetools import TTLCache
+from cachetools import TLRUCache
 
 from gstack.auth.v1 import auth_pb2
 from gstack.kernel.errors import ApiError, from_rpc
 
 _SIZE = 50_000
 _TIMEOUT = 10.0
-_INTROSPECT = "/gstack.auth.v1.Auth/Introspect"
+_AUTHENTICATE = "/gstack.auth.v1.Auth/Authenticate"
 MISSING = (
     "Request is missing required authentication credential. Expected OAuth 2 access token, login cookie or other valid "
     "authentication credential."
 )
 INVALID = "Request had invalid authentication credentials. Expected OAuth 2 access token."
-# Scopes that let a token use the API, and those that only let it read.
-_WRITE = frozenset(("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/compute"))
-_READ = _WRITE | {
-    "https://www.googleapis.com/auth/compute.readonly",
-    "https://www.googleapis.com/auth/cloud-platform.read-only",
-}
+
+_GOOGLE = "https://www.googleapis.com/auth/"
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Which scopes let a token use an API, and which of them only let it read."""
+
+    write: frozenset[str]
+    read: frozenset[str]
+
+
+COMPUTE = Scopes(
+    frozenset((_GOOGLE + "cloud-platform", _GOOGLE + "compute")),
+    frozenset((_GOOGLE + "compute.readonly", _GOOGLE + "cloud-platform.read-only")),
+)
+IAM = Scopes(
+    frozenset((_GOOGLE + "cloud-platform", _GOOGLE + "iam")),
+    frozenset((_GOOGLE + "cloud-platform.read-only",)),
+)
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. credential: sealed, for the translator only."""
+    """Who asks. credential: sealed, for translators and auth only. known_until: seconds since the epoch."""
 
     subject: str
     credential: bytes
     scopes: frozenset[str]
-    expires_at: float
+    known_until: float
 
-    def check_scope(self, mutates: bool) -> None:
-        """Raises 403 unless the token's scopes allow it; a token without scopes may do what its owner may."""
-        allowed = _WRITE if mutates else _READ
-        if self.scopes and not self.scopes & allowed:
+    def check_scope(self, needed: Scopes, mutates: bool) -> None:
+        """Raises 403 unless the token's scopes allow it."""
+        allowed = needed.write if mutates else needed.write | needed.read
+        if not self.scopes & allowed:
             raise ApiError(403, "Request had insufficient authentication scopes.", "insufficientPermissions")
 
 
 class Tokens:
     def __init__(self, channel: grpc.Channel, seconds: float):
-        self._introspect = channel.unary_unary(
-            _INTROSPECT,
-            request_serializer=auth_pb2.IntrospectRequest.SerializeToString,
+        self._authenticate = channel.unary_unary(
+            _AUTHENTICATE,
+            request_serializer=auth_pb2.AuthenticateRequest.SerializeToString,
             response_deserializer=auth_pb2.Principal.FromString,
         )
-        self._cache: TTLCache[bytes, Principal] = TTLCache(_SIZE, seconds)
+        self._seconds = seconds
+        self._cache: TLRUCache[bytes, Principal] = TLRUCache(
+            _SIZE, ttu=lambda _key, principal, _now: principal.known_until, timer=time.time
+        )
         self._lock = threading.Lock()
 
-    def principal(self, authorization: str) -> Principal:
+    def principal(self, authorization: str, base: str, address: str) -> Principal:
         """The owner of `Bearer <token>`. Raises 401, or 503 when it cannot be found out."""
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         if not token or scheme.lower() not in ("bearer", "oauth"):
             raise ApiError(401, INVALID if authorization else MISSING, "authError" if authorization else "required")
-        key = hashlib.sha256(token.encode()).digest()
+        key = hashlib.sha256(f"{base} {token}".encode()).digest()
         with self._lock:
             known = self._cache.get(key)
-        if known is not None and known.expires_at > time.time():
+        if known is not None:
             return known
         try:
-            found = self._introspect(auth_pb2.IntrospectRequest(token=token), timeout=_TIMEOUT)
+            request = auth_pb2.AuthenticateRequest(token=token, base=base, remote_address=address)
+            found = self._authenticate(request, timeout=_TIMEOUT)
         except grpc.RpcError as failure:
             raise from_rpc(failure) from None
         if not found.active:
             raise ApiError(401, INVALID)
-        principal = Principal(found.subject, found.credential, frozenset(found.scopes), float(found.expires_at))
+        until = min(time.time() + min(self._seconds, found.cache_seconds), float(found.expires_at))
+        principal = Principal(found.subject, found.credential, frozenset(found.scopes), until)
         with self._lock:
             self._cache[key] = principal
         return principal

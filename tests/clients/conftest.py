@@ -57,6 +57,11 @@ class Stack:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, env={**self.environment, **extra}, stdout=log, stderr=log)
 
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A `gstack` command with the same settings."""
+        command = [sys.executable, "-m", "gstack.cli", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+
     def kill(self, name: str) -> None:
         self.processes[name].send_signal(signal.SIGKILL)
         self.processes[name].wait()
@@ -134,13 +139,19 @@ def make_stack(folder: Path) -> Stack:
         "GSTACK_AUTH_TARGET": f"127.0.0.1:{auth}",
         "GSTACK_EXECUTOR_ID": "tests",
         "GSTACK_CLOUDSTACK_URL": f"http://127.0.0.1:{simulator}/client/api",
+        # All tests come from one address, and many of them fail on purpose.
+        "GSTACK_RATE_REQUESTS": "1000000",
+        "GSTACK_RATE_FAILURES": "100000",
+        "GSTACK_RATE_KEYS": "1000",
         "PYTHONUNBUFFERED": "1",
     }
     return Stack(folder, port, environment, simulator)
 
 
-def run_stack(folder: Path) -> Iterator[Stack]:
+def run_stack(folder: Path, **settings: str) -> Iterator[Stack]:
+    """settings: more of the environment."""
     stack = make_stack(folder)
+    stack.environment |= settings
     for name in ("simulator", "auth", "translator", "gateway"):
         stack.start(name)
     try:

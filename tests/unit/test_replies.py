@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+import time_machine
 
-from gateway.tokens import Principal, Tokens
+from gateway.tokens import COMPUTE, IAM, Principal, Scopes, Tokens
 from gstack.auth.v1 import auth_pb2
 from gstack.compute.v1.instances_pb2 import Instance
 from gstack.kernel.errors import ApiError
@@ -19,6 +20,7 @@ from translator_service.cloudstack.client import Answer
 from translator_service.naming import Index
 from translator_service.replies import Replies
 
+BASE = "http://gw:5000"
 WRITE = "https://www.googleapis.com/auth/compute"
 
 
@@ -69,26 +71,31 @@ class Auth:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.answer: auth_pb2.Principal | Exception = auth_pb2.Principal(
-            active=True, subject="ian", credential=b"c", scopes=[WRITE], expires_at=int(time.time()) + 1000
+            active=True,
+            subject="ian",
+            credential=b"c",
+            scopes=[WRITE],
+            expires_at=int(time.time()) + 1000,
+            cache_seconds=60,
         )
 
     def unary_unary(self, *_: Any, **__: Any) -> Any:
-        def introspect(request: auth_pb2.IntrospectRequest, timeout: float) -> auth_pb2.Principal:
+        def authenticate(request: auth_pb2.AuthenticateRequest, timeout: float) -> auth_pb2.Principal:
             self.asked.append(request.token)
             if isinstance(self.answer, Exception):
                 raise self.answer
             return self.answer
 
-        return introspect
+        return authenticate
 
 
 def test_a_token_is_asked_about_once() -> None:
     auth = Auth()
     tokens = Tokens(auth, 60)
     for header in ("Bearer t", "bearer t", "Bearer  t ", "OAuth t"):
-        assert tokens.principal(header).subject == "ian"
+        assert tokens.principal(header, BASE, "192.0.2.1").subject == "ian"
     assert auth.asked == ["t"]
-    assert tokens.principal("Bearer other").credential == b"c"
+    assert tokens.principal("Bearer other", BASE, "192.0.2.1").credential == b"c"
     assert auth.asked == ["t", "other"]
     assert b"t" not in tokens._cache and all(len(key) == 32 for key in tokens._cache)
 
@@ -96,20 +103,39 @@ def test_a_token_is_asked_about_once() -> None:
 def test_a_remembered_token_works_while_auth_is_away_until_its_time_is_up() -> None:
     auth = Auth()
     tokens = Tokens(auth, 60)
-    tokens.principal("Bearer t")
+    tokens.principal("Bearer t", BASE, "192.0.2.1")
     auth.answer = Unavailable()
-    assert tokens.principal("Bearer t").subject == "ian"
+    assert tokens.principal("Bearer t", BASE, "192.0.2.1").subject == "ian"
     with pytest.raises(ApiError) as raised:
-        tokens.principal("Bearer unknown")
+        tokens.principal("Bearer unknown", BASE, "192.0.2.1")
     assert raised.value.code == 503
 
 
 def test_an_expired_token_is_asked_about_again() -> None:
     auth = Auth()
-    auth.answer = auth_pb2.Principal(active=True, subject="ian", expires_at=int(time.time()) - 1)
+    auth.answer = auth_pb2.Principal(active=True, subject="ian", expires_at=int(time.time()) - 1, cache_seconds=60)
     tokens = Tokens(auth, 60)
-    tokens.principal("Bearer t")
-    tokens.principal("Bearer t")
+    tokens.principal("Bearer t", BASE, "192.0.2.1")
+    tokens.principal("Bearer t", BASE, "192.0.2.1")
+    assert len(auth.asked) == 2
+
+
+def test_a_principal_is_remembered_no_longer_than_auth_says() -> None:
+    auth = Auth()
+    with time_machine.travel(1_800_000_000, tick=False) as clock:
+        auth.answer = auth_pb2.Principal(active=True, expires_at=1_800_000_900, cache_seconds=7)
+        tokens = Tokens(auth, 60)
+        for seconds, asked in ((0, 1), (6.9, 1), (0.2, 2), (7.1, 3)):
+            clock.shift(seconds)
+            tokens.principal("Bearer t", BASE, "192.0.2.1")
+            assert len(auth.asked) == asked
+
+
+def test_a_token_of_another_endpoint_is_asked_about() -> None:
+    auth = Auth()
+    tokens = Tokens(auth, 60)
+    tokens.principal("Bearer t", BASE, "192.0.2.1")
+    tokens.principal("Bearer t", "http://other:5000", "192.0.2.1")
     assert len(auth.asked) == 2
 
 
@@ -118,10 +144,10 @@ def test_a_refusal_is_not_remembered() -> None:
     good, auth.answer = auth.answer, auth_pb2.Principal(active=False)
     tokens = Tokens(auth, 60)
     with pytest.raises(ApiError) as raised:
-        tokens.principal("Bearer t")
+        tokens.principal("Bearer t", BASE, "192.0.2.1")
     assert (raised.value.code, raised.value.reason) == (401, "authError")
     auth.answer = good
-    assert tokens.principal("Bearer t").subject == "ian"
+    assert tokens.principal("Bearer t", BASE, "192.0.2.1").subject == "ian"
 
 
 @pytest.mark.parametrize(
@@ -137,30 +163,39 @@ def test_a_refusal_is_not_remembered() -> None:
 def test_no_token(header: str, reason: str) -> None:
     auth = Auth()
     with pytest.raises(ApiError) as raised:
-        Tokens(auth, 60).principal(header)
+        Tokens(auth, 60).principal(header, BASE, "192.0.2.1")
     assert (raised.value.code, raised.value.reason, auth.asked) == (401, reason, [])
 
 
+_GOOGLE = "https://www.googleapis.com/auth/"
+
+
 @pytest.mark.parametrize(
-    ("scopes", "reads", "writes"),
+    ("needed", "scope", "reads", "writes"),
     [
-        (set(), True, True),
-        ({WRITE}, True, True),
-        ({"https://www.googleapis.com/auth/cloud-platform"}, True, True),
-        ({"https://www.googleapis.com/auth/compute.readonly"}, True, False),
-        ({"https://www.googleapis.com/auth/cloud-platform.read-only"}, True, False),
-        ({"https://www.googleapis.com/auth/userinfo.email"}, False, False),
+        (COMPUTE, "", False, False),
+        (COMPUTE, "compute", True, True),
+        (COMPUTE, "cloud-platform", True, True),
+        (COMPUTE, "compute.readonly", True, False),
+        (COMPUTE, "cloud-platform.read-only", True, False),
+        (COMPUTE, "userinfo.email", False, False),
+        (COMPUTE, "iam", False, False),
+        (IAM, "compute", False, False),
+        (IAM, "compute.readonly", False, False),
+        (IAM, "cloud-platform", True, True),
+        (IAM, "iam", True, True),
+        (IAM, "cloud-platform.read-only", True, False),
     ],
 )
-def test_scopes(scopes: set[str], reads: bool, writes: bool) -> None:
-    principal = Principal("ian", b"", frozenset(scopes), 0)
+def test_a13_scopes(needed: Scopes, scope: str, reads: bool, writes: bool) -> None:
+    principal = Principal("ian", b"", frozenset((_GOOGLE + scope,)), 0)
     for mutates, allowed in ((False, reads), (True, writes)):
         if allowed:
-            principal.check_scope(mutates)
+            principal.check_scope(needed, mutates)
         else:
             with pytest.raises(ApiError) as raised:
-                principal.check_scope(mutates)
-            assert raised.value.code == 403
+                principal.check_scope(needed, mutates)
+            assert (raised.value.code, raised.value.reason) == (403, "insufficientPermissions")
 
 
 # The catalog

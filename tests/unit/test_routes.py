@@ -9,15 +9,16 @@ import grpc
 import pytest
 
 from gateway.api import Api, Request, is_gcutil
-from gateway.routes import Router
+from gateway.routes import COMPUTE, Router
 from gateway.tokens import Principal
 from gstack.compute.v1.instances_pb2 import Instance, InstanceList
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
 
-ROUTER = Router()
+ROUTER = Router(COMPUTE)
 READ = frozenset(("https://www.googleapis.com/auth/compute.readonly",))
+WRITE = frozenset(("https://www.googleapis.com/auth/compute",))
 
 
 class Failure(grpc.RpcError):
@@ -49,11 +50,11 @@ class Translator:
 
 
 class Known:
-    """Every bearer token is good; its text names the scopes."""
+    """Every bearer token is good, for these scopes."""
 
-    scopes: frozenset[str] = frozenset()
+    scopes: frozenset[str] = WRITE
 
-    def principal(self, authorization: str) -> Principal:
+    def principal(self, authorization: str, base: str, address: str) -> Principal:
         if not authorization:
             raise ApiError(401, "no token", "required")
         return Principal("ian@example.org", b"sealed", self.scopes, 0.0)
@@ -66,7 +67,7 @@ def translator() -> Translator:
 
 @pytest.fixture
 def api(translator: Translator) -> Api:
-    return Api(Settings(max_body=1000), translator, Known())
+    return Api(Settings(max_body=1000), ROUTER, translator, Known())
 
 
 def request(method: str, path: str, query: str = "", body: bytes = b"", **headers: str) -> Request:
@@ -262,7 +263,7 @@ def test_the_answer_is_masked_and_printed_as_asked(api: Api, translator: Transla
 
 @pytest.mark.parametrize("size", [0, 10, 1000])
 def test_a_small_cache_is_no_fault(translator: Translator, size: int) -> None:
-    small = Api(Settings(reply_cache_bytes=size), translator, Known())
+    small = Api(Settings(reply_cache_bytes=size), ROUTER, translator, Known())
     translator.reply = InstanceList(
         items=[Instance(name=f"i-{n}-{hash(n * 7919)}") for n in range(200)]
     ).SerializeToString()
