@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from auth_service.store import AuthStore, ServiceKey
 
@@ -97,17 +98,16 @@ class Assertions:
             raise InvalidAssertion("Invalid JWT: it is too long.")
         try:
             header = jwt.get_unverified_header(text)
-            untrusted = jwt.decode(text, options={"verify_signature": False})
+            if header.get("alg") not in _ALGORITHMS:
+                raise InvalidAssertion("Invalid JWT: it must be signed with RS256.")
+            if key_id := header.get("kid"):
+                candidates = self._store.service_keys(key=str(key_id))
+            else:
+                # libcloud names no key: whichever of the issuer's signed it.
+                untrusted = jwt.decode(text, options={"verify_signature": False})
+                candidates = self._store.service_keys(email=str(untrusted.get("iss", "")))
         except jwt.InvalidTokenError:
             raise InvalidAssertion("Invalid JWT: it must have three parts of base64url.") from None
-        if header.get("alg") not in _ALGORITHMS:
-            raise InvalidAssertion("Invalid JWT: it must be signed with RS256.")
-        issuer, key_id = untrusted.get("iss"), header.get("kid")
-        candidates: list[ServiceKey] = []
-        if isinstance(key_id, str) and key_id:
-            candidates = self._store.service_keys(key=key_id)
-        elif isinstance(issuer, str) and issuer:
-            candidates = self._store.service_keys(email=issuer)
         for key in candidates:
             claims = _decode(text, key.public_key)
             if claims is not None and claims["iss"] == key.email and key.usable:
@@ -124,7 +124,7 @@ def _decode(text: str, public_key: str) -> dict[str, Any] | None:
     options: Any = {"require": ["iss", "iat", "exp"], "verify_exp": False, "verify_iat": False, "verify_aud": False}
     options |= {"verify_nbf": False, "verify_sub": False, "verify_jti": False, "verify_iss": False}
     try:
-        claims: dict[str, Any] = jwt.decode(text, public_key, algorithms=_ALGORITHMS, options=options)
+        claims: dict[str, Any] = jwt.decode(text, _parsed(public_key), algorithms=_ALGORITHMS, options=options)
     except jwt.MissingRequiredClaimError as error:
         raise InvalidAssertion(f"Invalid JWT: claim '{error.claim}' is missing.") from None
     except jwt.InvalidTokenError:
@@ -149,6 +149,11 @@ def _audiences(claims: dict[str, Any]) -> set[str]:
     found = claims.get("aud") or []
     listed: Iterable[Any] = [found] if isinstance(found, str) else found if isinstance(found, list) else []
     return {one for one in listed if isinstance(one, str)}
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(public_key: str) -> Any:
+    return load_pem_public_key(public_key.encode())
 
 
 def _unknown_key() -> str:

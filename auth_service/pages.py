@@ -227,7 +227,7 @@ class PagesService:
     def DeleteKey(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.Deleted:
         credential = self._person(request.session)
         for key in self._store.service_keys(key=request.id):
-            if key.owner == credential.owner:
+            if key.owner.owner == credential.owner:
                 self._store.delete_key(key.id)
                 audit(
                     "key_deleted",

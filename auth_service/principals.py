@@ -40,11 +40,8 @@ class Principals:
             found = self._assertions.for_api(token, base)
         except InvalidAssertion:
             return _INACTIVE
-        owner = self._store.credential(found.key.credential_id)
-        if owner is None:
-            return _INACTIVE
         self._store.note_use(found.key)
-        return self._principal(owner, found.key, found.scopes or DEFAULT_SCOPES, float(found.claims["exp"]))
+        return self._principal(found.key.owner, found.key, found.scopes or DEFAULT_SCOPES, float(found.claims["exp"]))
 
     def _principal(self, owner: Credential, key: ServiceKey | None, scopes: list[str], expires: float) -> pb.Principal:
         if key is not None and key.expires:

@@ -191,8 +191,7 @@ class ServiceKey:
     account: str  # id of the service account
     email: str
     unique_id: str
-    owner: str
-    credential_id: str
+    owner: Credential  # whose keys it acts with
     public_key: str
     usable: bool  # neither the key nor the account is disabled, and the key is not over
     projects: dict[str, str]
@@ -287,6 +286,10 @@ class AuthStore:
             keys["secret_key"],
         )
 
+    def _owner(self, row: Any) -> Credential:
+        """Of a row with _OWNER_COLUMNS."""
+        return self._open({column.name: row[f"credential_{column.name}"] for column in credentials.c})
+
     def mark_verified(self, identity: str, accepted: bool) -> None:
         """What CloudStack says of the keys now."""
         now = time.time()
@@ -331,7 +334,7 @@ class AuthStore:
         """An access token with its owner and, if one got it, its service account key: one query."""
         query = (
             sa.select(tokens.c.scopes, tokens.c.expires, tokens.c.client_id, tokens.c.created, tokens.c.hash)
-            .add_columns(*(column.label(f"credential_{column.name}") for column in credentials.c))
+            .add_columns(*_OWNER_COLUMNS)
             .add_columns(*_KEY_COLUMNS)
             .join(credentials, credentials.c.id == tokens.c.credential_id)
             .outerjoin(service_account_keys, service_account_keys.c.id == tokens.c.service_account_key)
@@ -348,8 +351,8 @@ class AuthStore:
             row = connection.execute(query).mappings().first()
         if row is None:
             return None
-        owner = self._open({column.name: row[f"credential_{column.name}"] for column in credentials.c})
-        return row, owner, _service_key(row) if row["key_id"] else None
+        owner = self._owner(row)
+        return row, owner, _service_key(row, owner) if row["key_id"] else None
 
     def use_token(self, token: str, again_within: float = 0.0) -> bool:
         """Mark a code or a refresh token as used; False when it was used before, by whichever replica.
@@ -542,12 +545,14 @@ class AuthStore:
 
     def service_keys(self, *, key: str = "", email: str = "") -> list[ServiceKey]:
         """By key id, or all keys of the accounts with an e-mail address."""
-        query = sa.select(*_KEY_COLUMNS).join(
-            service_accounts, service_accounts.c.id == service_account_keys.c.service_account_id
+        query = (
+            sa.select(*_KEY_COLUMNS, *_OWNER_COLUMNS)
+            .join(service_accounts, service_accounts.c.id == service_account_keys.c.service_account_id)
+            .join(credentials, credentials.c.id == service_accounts.c.credential_id)
         )
         query = query.where(service_account_keys.c.id == key) if key else query.where(service_accounts.c.email == email)
         with self.engine.connect() as connection:
-            return [_service_key(row) for row in connection.execute(query).mappings()]
+            return [_service_key(row, self._owner(row)) for row in connection.execute(query).mappings()]
 
     def note_use(self, key: ServiceKey) -> None:
         """The time of the last use, exact to a minute: not a write for each token."""
@@ -572,7 +577,7 @@ class AuthStore:
 
     # Limits
 
-    def count(self, name: str, expires: float, add: int = 1) -> int:
+    def count(self, name: str, expires: float, add: int) -> int:
         """Add to a counter that ends at `expires` and return what it is then."""
         insert = self._insert(limits).values(name=name, count=add, expires=expires)
         counted = insert.on_conflict_do_update(
@@ -665,6 +670,7 @@ _TOKEN: dict[str, Any] = {
     "service_account_key": None,
 }
 
+_OWNER_COLUMNS = tuple(column.label(f"credential_{column.name}") for column in credentials.c)
 _KEY_COLUMNS = (
     service_account_keys.c.id.label("key_id"),
     service_account_keys.c.public_key.label("key_public_key"),
@@ -676,21 +682,18 @@ _KEY_COLUMNS = (
     service_accounts.c.id.label("account_id"),
     service_accounts.c.email.label("account_email"),
     service_accounts.c.unique_id.label("account_unique_id"),
-    service_accounts.c.owner.label("account_owner"),
-    service_accounts.c.credential_id.label("account_credential_id"),
     service_accounts.c.disabled.label("account_disabled"),
 )
 
 
-def _service_key(row: Any) -> ServiceKey:
+def _service_key(row: Any, owner: Credential) -> ServiceKey:
     over = 0 < row["key_expires"] <= time.time()
     return ServiceKey(
         id=row["key_id"],
         account=row["account_id"],
         email=row["account_email"],
         unique_id=row["account_unique_id"],
-        owner=row["account_owner"],
-        credential_id=row["account_credential_id"],
+        owner=owner,
         public_key=row["key_public_key"],
         usable=not (row["key_disabled"] or row["account_disabled"] or over),
         projects=orjson.loads(row["key_projects"]),

@@ -240,8 +240,9 @@ class Validator(RequestValidator):  # type: ignore[misc]
         found(request).service_key, found(request).assertion = key, assertion
         if key.expires:
             found(request).seconds = key.expires - time.time()
-        if not self._act_for(key.credential_id, request):
+        if not self._people.trusted(key.owner):
             raise InvalidGrantError(KEYS_REFUSED, request=request)
+        request.user = key.owner
         self._store.note_use(key)
         return assertion
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
+from urllib.parse import urlencode
 
 
 @dataclass
@@ -30,12 +33,12 @@ class Result:
         return ordered[int(len(ordered) * 0.99)] * 1000 if ordered else float("nan")
 
 
-async def _client(host: str, port: int, request: bytes, until: float, result: Result) -> None:
+async def _client(host: str, port: int, requests: Iterator[bytes], until: float, result: Result) -> None:
     reader, writer = await asyncio.open_connection(host, port, limit=64 * 1024 * 1024)
     try:
         while time.monotonic() < until:
             started = time.monotonic()
-            writer.write(request)
+            writer.write(next(requests))
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
                 int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
@@ -49,18 +52,26 @@ async def _client(host: str, port: int, request: bytes, until: float, result: Re
         writer.close()
 
 
-def run(host: str, port: int, request: bytes, *, clients: int, seconds: float) -> Result:
-    """Send the same request again and again from several connections for some seconds."""
+def run(host: str, port: int, request: bytes | Iterator[bytes], *, clients: int, seconds: float) -> Result:
+    """Send the same request again and again, or one after another, from several connections for some seconds."""
+    requests = repeat(request) if isinstance(request, bytes) else request
 
     async def main() -> Result:
         result = Result()
         started = time.monotonic()
         until = started + seconds
-        await asyncio.gather(*(_client(host, port, request, until, result) for _ in range(clients)))
+        await asyncio.gather(*(_client(host, port, requests, until, result) for _ in range(clients)))
         result.elapsed = time.monotonic() - started
         return result
 
     return asyncio.run(main())
+
+
+def post_form(host: str, port: int, path: str, form: dict[str, str]) -> bytes:
+    """The bytes of a POST request."""
+    body = urlencode(form).encode()
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", "Content-Type: application/x-www-form-urlencoded"]
+    return ("\r\n".join(lines) + f"\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
 
 
 def get(host: str, port: int, path: str, headers: dict[str, str] | None = None) -> bytes:

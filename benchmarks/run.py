@@ -5,6 +5,7 @@ Starts the whole of gstack with a simulated CloudStack, prints a table, writes b
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
@@ -15,9 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import jwt
 import requests
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks import load
+from gstack.auth.v1 import auth_pb2, auth_pb2_grpc
+from gstack.kernel import rpc
 from simulator.signature import sign
 from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, run_stack
 
@@ -149,14 +154,64 @@ def measure(stack: Stack) -> list[dict[str, Any]]:
     ours = load.run(*list_ours, clients=2, seconds=SECONDS)
     row("list of 1000 instances, 2 clients (direct: a page of 500)", ">= 10/s", ours, beside, ours.per_second >= 10)
 
-    form = b"grant_type=client_credentials&client_id=demo-api-key&client_secret=demo-secret-key"
-    request = (
-        b"POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(form), form)
-    )
+    keys = {"grant_type": "client_credentials", "client_id": API_KEY, "client_secret": SECRET_KEY}
+    request = load.post_form("127.0.0.1", stack.port, "/oauth2/token", keys)
     ours = load.run("127.0.0.1", stack.port, request, clients=4, seconds=SECONDS)
     row("token by client_credentials, 4 clients", "", ours, load.Result(), True)
+
+    ours = load.run("127.0.0.1", stack.port, iter(assertions(stack, token)), clients=4, seconds=SECONDS)
+    row("token by JWT bearer, 4 clients", ">= 200/s", ours, load.Result(), ours.per_second >= 200)
+
+    ours = introspections(stack)
+    row("introspection of a token that no cache knows", "median <= 5 ms", ours, load.Result(), ours.median_ms <= 5)
     return rows
+
+
+def assertions(stack: Stack, token: str) -> list[bytes]:
+    """Token requests of a service account, each with an assertion of its own."""
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {token}"
+    accounts = f"{stack.url}/v1/projects/demo/serviceAccounts"
+    made = session.post(accounts, json={"accountId": "benchmark"}, timeout=30).json()
+    file = session.post(f"{accounts}/{made['email']}/keys", json={}, timeout=30).json()["privateKeyData"]
+    content = json.loads(base64.b64decode(file))
+    private = load_pem_private_key(content["private_key"].encode(), None)
+    now = int(time.time())
+    claims = {
+        "iss": content["client_email"],
+        "aud": content["token_uri"],
+        "scope": "https://www.googleapis.com/auth/compute",
+        "iat": now,
+        "exp": now + 3600,
+    }
+    header = {"kid": content["private_key_id"]}
+    form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer"}
+    return [
+        load.post_form(
+            "127.0.0.1",
+            stack.port,
+            "/oauth2/token",
+            {**form, "assertion": jwt.encode({**claims, "jti": str(number)}, private, "RS256", headers=header)},
+        )
+        for number in range(int(1000 * SECONDS))
+    ]
+
+
+def introspections(stack: Stack) -> load.Result:
+    """What the gateway waits for when it sees a token for the first time."""
+    result = load.Result()
+    tokens = [stack.token() for _ in range(300)]
+    with rpc.channel(stack.environment["GSTACK_AUTH_TARGET"]) as channel:
+        auth = auth_pb2_grpc.AuthStub(channel)
+        auth.Authenticate(auth_pb2.AuthenticateRequest(token="unknown"))
+        begun = time.monotonic()
+        for token in tokens:
+            started = time.monotonic()
+            found = auth.Authenticate(auth_pb2.AuthenticateRequest(token=token, base=stack.url))
+            result.seconds.append(time.monotonic() - started)
+            result.failures += not found.active
+        result.elapsed = time.monotonic() - begun
+    return result
 
 
 def main() -> int:
