@@ -303,7 +303,8 @@ class _Pages:
         )
         if not found.file:
             return self._keys_page(found.failure or "The key could not be made.")
-        name = f"{found.service_account.partition('@')[0]}-{found.id}.json"
+        # As Google names them: enough of the id to be told from others.
+        name = f"{found.service_account.partition('@')[0]}-{found.id[:12]}.json"
         project = next(iter(form.getlist("project")), "")
         return self._page(
             "key.html",
