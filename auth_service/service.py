@@ -33,11 +33,12 @@ Method = Callable[[Any, grpc.ServicerContext], Any]
 
 
 def main(settings: Settings) -> None:
-    """Serve until SIGTERM. Raises KeyFileError when a key is missing."""
+    """Serve until SIGTERM. Raises KeyFileError when a key is missing or the wrong one."""
     # TLS ends at the gateway or before it; oauthlib sees the URI that the client used.
     os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
     shared = sealing.Keyring(settings.sealing_key_path())
     store = AuthStore(settings.auth_database(), sealing.Keyring(settings.master_key_path()))
+    store.check_keys(settings.master_key_path())
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
         rpc.channel(settings.translator_target)
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gstack.auth.v1 import identity_pb2
 from gstack.kernel.database import open_database
-from gstack.kernel.sealing import Keyring, SealError, key_id_of
+from gstack.kernel.sealing import KeyFileError, Keyring, SealError, key_id_of
 
 MIGRATIONS = "auth_service.migrations"
 
@@ -298,16 +299,16 @@ class AuthStore:
             connection.execute(credentials.update().where(credentials.c.id == identity).values(values))
 
     def adopt(self, credential: Credential) -> None:
-        """After a sign-in: service accounts of this user whose keys CloudStack refuses act with these from now on."""
-        refused = sa.select(credentials.c.id).where(
+        """After a sign-in: service accounts of this user whose keys are refused or lost act with these from now on."""
+        good = sa.select(credentials.c.id).where(
             credentials.c.account_id == credential.account_id,
             credentials.c.user_id == credential.user_id,
-            credentials.c.refused.is_not(None),
+            credentials.c.refused.is_(None),
         )
         with self.engine.begin() as connection:
             connection.execute(
                 service_accounts.update()
-                .where(service_accounts.c.owner == credential.owner, service_accounts.c.credential_id.in_(refused))
+                .where(service_accounts.c.owner == credential.owner, service_accounts.c.credential_id.not_in(good))
                 .values(credential_id=credential.id)
             )
 
@@ -651,6 +652,28 @@ class AuthStore:
                     values = {column.name: sealed, "key_id": key_id_of(sealed)}
                     done += connection.execute(table.update().where(unchanged).values(values)).rowcount
         return done
+
+    def check_keys(self, file: Path) -> None:
+        """Raises KeyFileError when records were sealed with keys that the ring does not have."""
+        known = dict(self._keyring.keys())
+        lost = {key_id: count for key_id, count in self.key_use().items() if key_id not in known}
+        if lost:
+            raise KeyFileError(
+                f"{sum(lost.values())} stored records need the master key {', '.join(sorted(lost))}, which is not in "
+                f"{file}: put the right file there, or, if that key is lost for good, let their users sign in again "
+                "after `gstack keys forget`"
+            )
+
+    def forget(self, key_ids: Collection[str]) -> int:
+        """Delete the records under these keys, with the tokens and sessions of their users; returns how many."""
+        lost = sa.select(credentials.c.id).where(credentials.c.key_id.in_(key_ids))
+        with self.engine.begin() as connection:
+            for table in (tokens, sessions):
+                connection.execute(table.delete().where(table.c.credential_id.in_(lost)))
+            return sum(
+                connection.execute(table.delete().where(table.c.key_id.in_(key_ids))).rowcount
+                for table in (credentials, signing_keys)
+            )
 
     def purge(self) -> None:
         """Forget what is over."""

@@ -43,6 +43,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_NO_KEYS = "Your user has no API keys yet. Tick the box to have some made, and type your password again."
 _DAYS = {"0": "never", "30": "in 30 days", "90": "in 90 days", "365": "in 365 days"}
 
 
@@ -205,7 +206,8 @@ class _Pages:
         )
         found = self._ask("SignIn", request)
         if not found.session:
-            return self._login_page(target, found.failure or "You could not be signed in.", found.needs_keys)
+            failure = _NO_KEYS if found.needs_keys else found.failure
+            return self._login_page(target, failure, found.needs_keys, form.get("client", ""))
         answer = self._redirect(target)
         answer.set_cookie(
             self._cookie("session"),
@@ -234,7 +236,8 @@ class _Pages:
         if found.HasField("response"):
             if "Location" in found.response.headers:
                 return self._redirect(found.response.headers["Location"])
-            return self._message(found.response.status, "This request cannot be answered", _reason(found.response))
+            text = f"What your program asked for is not valid: {_reason(found.response)}"
+            return self._message(found.response.status, "This request cannot be answered", text)
         if found.HasField("consent"):
             return self._consent_page(found.consent, here)
         return self._login_page(own_page(here), client=found.client_name)
@@ -275,7 +278,7 @@ class _Pages:
             pages_pb2.FindDeviceRequest(session=self._session(), user_code=typed, remote_address=self._address()),
         )
         if not found.HasField("consent"):
-            return self._device_page(typed, found.failure or "This code is not known.")
+            return self._device_page(typed, found.failure)
         code = shown_code(typed)
         return self._consent_page(found.consent, f"/device?{urlencode({'user_code': code})}", code)
 
@@ -289,20 +292,24 @@ class _Pages:
         days = form.get("days", "")
         if days not in _DAYS:
             raise ApiError(400, "A key ends after 30, 90 or 365 days, or never.")
-        found = self._ask(
-            "CreateKey",
-            pages_pb2.CreateKeyRequest(
-                session=self._session(),
-                account_id=form.get("account_id", ""),
-                projects=form.getlist("project"),
-                read_only="read_only" in form,
-                days=int(days),
-                remote_address=self._address(),
-                base=self._base(),
-            ),
+        request = pages_pb2.CreateKeyRequest(
+            session=self._session(),
+            account_id=form.get("account_id", ""),
+            projects=form.getlist("project"),
+            read_only="read_only" in form,
+            days=int(days),
+            remote_address=self._address(),
+            base=self._base(),
         )
+        try:
+            found = self._ask("CreateKey", request)
+        except ApiError as error:
+            # Too many keys is not a matter of waiting, and the page shows which ones could go.
+            if error.reason == "quotaExceeded":
+                return self._keys_page(error.message)
+            raise
         if not found.file:
-            return self._keys_page(found.failure or "The key could not be made.")
+            return self._keys_page(found.failure)
         # As Google names them: enough of the id to be told from others.
         name = f"{found.service_account.partition('@')[0]}-{found.id[:12]}.json"
         project = next(iter(form.getlist("project")), "")

@@ -26,11 +26,12 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             "gcloud",
             f"export CLOUDSDK_CORE_PROJECT={project}\n"
             f"export CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE={base}/compute/v1/\n"
+            f"export CLOUDSDK_API_ENDPOINT_OVERRIDES_IAM={base}/\n"
             f"export CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1\n"
-            f"export CLOUDSDK_AUTH_TOKEN_HOST={base}/oauth2/token\n"
-            f"export CLOUDSDK_AUTH_CLIENT_ID=API_KEY CLOUDSDK_AUTH_CLIENT_SECRET=SECRET_KEY\n"
-            f"export CLOUDSDK_CORE_ACCOUNT=me@example.org\n"
-            f"gcloud auth activate-refresh-token me@example.org anything\n"
+            f"export CLOUDSDK_AUTH_AUTH_HOST={base}/oauth2/auth CLOUDSDK_AUTH_TOKEN_HOST={base}/oauth2/token\n"
+            # gcloud's OAuth library refuses plain http unless it is told.
+            f"{'' if base.startswith('https') else 'export OAUTHLIB_INSECURE_TRANSPORT=1' + chr(10)}"
+            f"gcloud auth login\n"
             f"gcloud compute zones list",
         ),
         Snippet(

@@ -77,6 +77,7 @@ def _gcloud(endpoint: str, project: str, api_key: str, secret_key: str, director
         f"export CLOUDSDK_CONFIG={folder}/gcloud",
         f"export CLOUDSDK_CORE_PROJECT={project}",
         f"export CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE={endpoint}/compute/v1/",
+        f"export CLOUDSDK_API_ENDPOINT_OVERRIDES_IAM={endpoint}/",
         f"export CLOUDSDK_AUTH_TOKEN_HOST={endpoint}/oauth2/token",
         f"export CLOUDSDK_AUTH_CLIENT_ID={api_key}",
         f"export CLOUDSDK_AUTH_CLIENT_SECRET={secret_key}",

@@ -132,9 +132,26 @@ def rewrap(ring: str) -> None:
     click.echo(f"{done} records rewrapped with {primary}, {left} left.")
     if left:
         raise click.ClickException(
-            "services changed records meanwhile: run it again. What stays does not open: it was damaged or its key is "
-            "lost, and its users sign in again once the row is deleted"
+            "services changed records meanwhile: run it again. What stays does not open: its key is lost (`gstack keys "
+            "forget`), or it was damaged"
         )
+
+
+@group.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(yes: bool) -> None:
+    """Delete what master keys sealed that are lost; its users sign in again, and their service accounts go on then."""
+    settings = _settings()
+    path = _path(settings, "master")
+    known = {key.id for key in _read(path)}
+    lost = {one: count for one, count in _use(settings).items() if one not in known}
+    if not lost:
+        click.echo(f"Every record opens with a key of {path}.")
+        return
+    if not yes:
+        click.confirm(f"Delete {sum(lost.values())} records of {', '.join(lost)}, which is not in {path}?", abort=True)
+    with _store(settings) as store:
+        click.echo(f"{store.forget(lost) if store else 0} records deleted.")
 
 
 @group.command()

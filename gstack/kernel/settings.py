@@ -82,11 +82,13 @@ class Settings(BaseSettings):
     )
     sealing_key_file: Path | None = Field(
         default=None,
-        description="File with the key that auth and translators share (32 bytes, base64). Empty: in `state_dir`.",
+        description="File with the key that auth and translators share, made by `gstack keys init --ring sealing`. "
+        "Empty: in `state_dir`.",
     )
     master_key_file: Path | None = Field(
         default=None,
-        description="File with the key that encrypts stored CloudStack keys (32 bytes, base64). Empty: in `state_dir`.",
+        description="File with the key that encrypts stored CloudStack keys, made by `gstack keys init`. "
+        "Empty: in `state_dir`.",
     )
 
     naming: Literal["rfc1035", "verbatim"] = Field(

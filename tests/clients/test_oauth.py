@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from tests.clients.people import Person
 SDK = "32555940559.apps.googleusercontent.com"
 OOB = "urn:ietf:wg:oauth:2.0:oob"
 SCOPE = "https://www.googleapis.com/auth/compute"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LOOPBACK = "http://localhost:8085/"
 
 
@@ -43,6 +45,16 @@ def login(stack: Stack, person: Person | None = None) -> dict[str, Any]:
     form = {"code": code, "redirect_uri": OOB, "client_id": SDK}
     found: dict[str, Any] = token(stack, grant_type="authorization_code", **form).json()
     return found
+
+
+def make_key(stack: Stack) -> dict[str, Any]:
+    """A key file from the page."""
+    person = Person(stack)
+    made = person.submit(person.visit("/keys"), "/keys", account_id="canaries", project="demo", days="0")
+    found = re.search(r'href="data:application/json;base64,([^"]+)"', made.text)
+    assert found, made.text
+    key: dict[str, Any] = json.loads(base64.b64decode(found[1]))
+    return key
 
 
 def works(stack: Stack, access_token: str) -> bool:
@@ -259,12 +271,8 @@ def test_b1_b2_no_secret_is_stored_logged_or_told(own_stack: Stack) -> None:
     person = Person(stack)
     tokens = login(stack, person)
     access = stack.token()
-    page = person.visit("/keys")
-    made = person.submit(page, "/keys", account_id="canaries", project="demo", days="0")
-    found = re.search(r'href="data:application/json;base64,([^"]+)"', made.text)
-    assert found, made.text
-    key = json.loads(base64.b64decode(found[1]))
-    got = token(stack, grant_type="urn:ietf:params:oauth:grant-type:jwt-bearer", assertion=assertion(key)).json()
+    key = make_key(stack)
+    got = token(stack, grant_type=JWT_BEARER, assertion=assertion(key)).json()
     again = token(stack, grant_type="refresh_token", refresh_token=tokens["refresh_token"], client_id=SDK).json()
     session = person.browser.cookies["gstack_session"]
     secrets = {
@@ -286,9 +294,7 @@ def test_b1_b2_no_secret_is_stored_logged_or_told(own_stack: Stack) -> None:
     answers = [
         token(stack, grant_type="client_credentials", client_id=API_KEY, client_secret=secrets["password"]).text,
         token(stack, grant_type="authorization_code", code=tokens["access_token"], client_id=SDK).text,
-        token(
-            stack, grant_type="urn:ietf:params:oauth:grant-type:jwt-bearer", assertion=assertion(key, jti="log")
-        ).text,
+        token(stack, grant_type=JWT_BEARER, assertion=assertion(key, jti="log")).text,
         Person(stack, password=secrets["password"]).sign_in(person.get("/login")).text,
         stack.call("GET", f"/zones/{tokens['refresh_token']}").text.replace(tokens["refresh_token"], ""),
         stack.call("GET", "/zones", token=tokens["access_token"] + "x").text,
@@ -367,6 +373,82 @@ def test_b5_without_its_key_auth_refuses_to_start(own_stack: Stack) -> None:
     assert stack.processes["auth"].wait(20) != 0
     assert "gstack keys init" in stack.log("auth")
     assert requests.get(f"{stack.url}/readyz", timeout=10).status_code == 503
+
+
+def test_b5_with_a_wrong_key_auth_refuses_to_start_until_the_lost_one_is_forgotten(own_stack: Stack) -> None:
+    stack = own_stack
+    key = make_key(stack)
+    stack.stop("auth")
+    (stack.folder / "master.key").unlink()
+    assert stack.run("keys", "init").returncode == 0
+    stack.start("auth")
+    assert stack.processes["auth"].wait(20) != 0
+    assert "gstack keys forget" in stack.log("auth")
+    assert "deleted" in stack.run("keys", "forget", "--yes").stdout
+    stack.start("auth")
+    stack.wait_ready()
+    # The service account waits for its user, and goes on then.
+    assert token(stack, grant_type=JWT_BEARER, assertion=assertion(key)).json()["error"] == "invalid_grant"
+    stack.token()
+    assert works(stack, token(stack, grant_type=JWT_BEARER, assertion=assertion(key)).json()["access_token"])
+
+
+def test_b9_backup_and_restore(own_stack: Stack, tmp_path: Path) -> None:
+    """A copy made while auth runs, and the key file, are enough to go on as if nothing had been."""
+    stack = own_stack
+    key, tokens = make_key(stack), login(stack)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    with sqlite3.connect(stack.folder / "auth.sqlite") as source, sqlite3.connect(backup / "auth.sqlite") as target:
+        source.backup(target)
+    shutil.copy2(stack.folder / "master.key", backup)
+    stack.kill("auth")
+    for path in (*stack.folder.glob("auth.sqlite*"), stack.folder / "master.key"):
+        path.unlink()
+    for path in backup.iterdir():
+        shutil.copy2(path, stack.folder)
+    stack.start("auth")
+    stack.wait_ready()
+    assert works(stack, tokens["access_token"])
+    again = token(stack, grant_type="refresh_token", refresh_token=tokens["refresh_token"], client_id=SDK)
+    assert works(stack, again.json()["access_token"])
+    assert works(stack, token(stack, grant_type=JWT_BEARER, assertion=assertion(key)).json()["access_token"])
+
+
+def test_b10_the_secret_key_never_is_in_the_gateway(own_stack: Stack) -> None:
+    """A person signs in with a password and works; then the gateway's memory is searched for what CloudStack gave."""
+    stack = own_stack
+    access = login(stack)["access_token"]
+    assert works(stack, access)
+    assert stack.call("GET", "/zones/ch-gv2/instances", token=access).status_code == 200
+    gateway = stack.processes["gateway"].pid
+    children = Path(f"/proc/{gateway}/task/{gateway}/children").read_text().split()
+    processes = [gateway, *map(int, children)]
+    try:
+        # What must be there is found, so that nothing found says something.
+        assert any(memory_holds(process, b"example.org") for process in processes)
+    except PermissionError:
+        pytest.skip("reading the memory of another process needs root here")
+    for process in processes:
+        assert not memory_holds(process, SECRET_KEY.encode())
+
+
+def memory_holds(process: int, wanted: bytes) -> bool:
+    """Whether these bytes are in the writable memory of a process."""
+    regions = Path(f"/proc/{process}/maps").read_text().splitlines()
+    with Path(f"/proc/{process}/mem").open("rb", 0) as memory:
+        for region in regions:
+            addresses, rights, *_ = region.split()
+            if not rights.startswith("rw"):
+                continue
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            try:
+                memory.seek(start)
+                if wanted in memory.read(end - start):
+                    return True
+            except (OSError, OverflowError):
+                continue
+    return False
 
 
 def test_f5_audit_lines(own_stack: Stack) -> None:
