@@ -177,6 +177,7 @@ class OAuthServer(AuthorizationEndpoint, TokenEndpoint, IntrospectEndpoint):  # 
 
     def __init__(self, validator: Validator, revocation: RevocationValidator, id_tokens: IdTokens, seconds: int):
         code = CodeGrant(validator)
+        code.custom_validators.post_auth.append(validator.check_texts)
         bearer = Tokens(validator, id_tokens, seconds)
         grants = {
             "authorization_code": code,

@@ -25,6 +25,7 @@ from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, identity_pb2_grpc, pages_pb2
 from gstack.kernel import rpc, sealing
 from gstack.kernel.errors import ApiError
+from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
 
 _PURGE_SECONDS = 600.0
@@ -67,7 +68,10 @@ def add_services(
     principals = Principals(store, people, assertions)
 
     def authenticate(request: auth_pb2.AuthenticateRequest, context: grpc.ServicerContext) -> auth_pb2.Principal:
-        return principals.authenticate(request.token, request.base)
+        found = principals.authenticate(request.token, request.base)
+        if not found.active:
+            audit("bearer_refused", remote_address=request.remote_address)
+        return found
 
     _add(server, auth_pb2, "Auth", {"Authenticate": authenticate})
     _add_all(server, auth_pb2, "OAuth", OAuthService(oauth, validator, store, people, id_tokens, limits))

@@ -332,7 +332,7 @@ class ServiceAccounts:
 
 def _host(project: str) -> str:
     """A project's name as part of an e-mail address."""
-    return re.sub(r"[^a-z0-9.-]+", "-", project.lower()).strip("-.") or "project"
+    return re.sub(r"[^a-z0-9.-]+", "-", project.lower()).strip("-.")[:100] or "project"
 
 
 def _check_texts(asked: pb.ServiceAccount) -> None:
@@ -340,6 +340,8 @@ def _check_texts(asked: pb.ServiceAccount) -> None:
         ("displayName", asked.displayName, _MAX_DISPLAY_NAME),
         ("description", asked.description, _MAX_DESCRIPTION),
     ):
+        if "\0" in text:
+            raise invalid(f"serviceAccount.{field}", "it must not hold a NUL character.")
         if len(text.encode()) > most:
             raise invalid(f"serviceAccount.{field}", f"it must not be longer than {most} bytes.")
 

@@ -7,6 +7,7 @@ Every function is one short transaction, so that replicas on one PostgreSQL agre
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import uuid
 from collections.abc import Collection, Iterable
@@ -159,6 +160,8 @@ signing_keys = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
 )
 
+# What may be asked of the database as text: PostgreSQL knows no NUL, and nobody knows half a surrogate.
+_PLAIN = re.compile(r"[!-~]{1,255}")
 _EXPIRING = (tokens, sessions, devices, assertions, limits)
 _LAST_USED_STEP = 60.0
 
@@ -202,7 +205,7 @@ class ServiceKey:
 
 
 def digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class AuthStore:
@@ -545,7 +548,9 @@ class AuthStore:
             connection.execute(service_account_keys.delete().where(service_account_keys.c.id == key))
 
     def service_keys(self, *, key: str = "", email: str = "") -> list[ServiceKey]:
-        """By key id, or all keys of the accounts with an e-mail address."""
+        """By key id, or all keys of the accounts with an e-mail address; none for texts that can be neither."""
+        if not _PLAIN.fullmatch(key or email):
+            return []
         query = (
             sa.select(*_KEY_COLUMNS, *_OWNER_COLUMNS)
             .join(service_accounts, service_accounts.c.id == service_account_keys.c.service_account_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 import uuid
 from base64 import b64decode
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from oauthlib.common import Request
-from oauthlib.oauth2 import InvalidGrantError, RequestValidator
+from oauthlib.oauth2 import InvalidGrantError, InvalidRequestError, RequestValidator
 from oauthlib.oauth2.rfc8628.grant_types import DeviceCodeGrant
 
 from auth_service import clients
@@ -51,6 +52,12 @@ def found(request: Request) -> Found:
     made: Found = vars(request).setdefault("found", Found())
     return made
 
+
+# The letters of RFC 6749, 3.3.
+_SCOPE = re.compile(r"[!#-\[\]-~]{1,199}")
+# Base64url of a SHA-256 (RFC 7636, 4.2).
+_CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)
+_NONCE = re.compile(r"[ -~]{0,255}")
 
 KEYS_REFUSED = "The cloud does not accept this user's keys any more. Sign in again."
 
@@ -113,7 +120,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
     def validate_scopes(
         self, client_id: str, scopes: list[str], client: Client, request: Request, *args: Any, **kwargs: Any
     ) -> bool:
-        return all(len(scope) < 200 for scope in scopes) and len(scopes) <= 50
+        return len(scopes) <= 50 and all(_SCOPE.fullmatch(scope) for scope in scopes)
 
     def get_default_scopes(self, client_id: str, request: Request, *args: Any, **kwargs: Any) -> list[str]:
         return list(DEFAULT_SCOPES)
@@ -132,6 +139,14 @@ class Validator(RequestValidator):  # type: ignore[misc]
             return False
         return not (request.client.client_id == clients.SDK and self._settings.login_without_pkce)
 
+    def check_texts(self, request: Request) -> dict[str, Any]:
+        """What oauthlib leaves to us of an authorization request. Raises InvalidRequestError."""
+        if request.code_challenge and not _CHALLENGE.fullmatch(request.code_challenge):
+            raise InvalidRequestError("code_challenge must be the base64url of a SHA-256.", request=request)
+        if request.nonce and not _NONCE.fullmatch(request.nonce):
+            raise InvalidRequestError("nonce must be at most 255 ASCII characters.", request=request)
+        return {}
+
     def save_authorization_code(
         self, client_id: str, code: dict[str, str], request: Request, *args: Any, **kwargs: Any
     ) -> None:
@@ -145,7 +160,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
             "expires": time.time() + CODE_SECONDS,
             "redirect_uri": request.redirect_uri or "",
             "challenge": request.code_challenge or "",
-            "nonce": (request.nonce or "")[:255],
+            "nonce": request.nonce or "",
         }
         self._store.add_tokens([row])
 

@@ -166,6 +166,25 @@ def test_a4_verifier_without_challenge_is_a_downgrade(auth: Auth) -> None:
     assert (reply["status"], reply["error"]) == (400, "invalid_grant")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"code_challenge": "x" * 500, "code_challenge_method": "S256"},
+        {"code_challenge": "a\0" * 21 + "a", "code_challenge_method": "S256"},
+        {"nonce": "n" * 256},
+        {"nonce": "\0"},
+        {"scope": "compute\0"},
+        {"scope": "x" * 200},
+        {"scope": 'a"b'},
+        {"scope": " ".join(f"s{number}" for number in range(51))},
+    ],
+)
+def test_a3_texts_that_nobody_needs_are_refused(auth: Auth, query: dict[str, str]) -> None:
+    response = auth.authorize(redirect_uri=LOOPBACK, **query).response
+    assert response.status == 303
+    assert query_of(response.headers["Location"])["error"] in ("invalid_request", "invalid_scope")
+
+
 # A5, A6: codes
 
 
@@ -622,6 +641,17 @@ def test_a12_any_other_text_is_no_assertion(auth: Auth, text: str) -> None:
     auth.store.count = lambda *_: 0  # type: ignore[method-assign] - the limit would end it first
     assert auth.token(JWT_BEARER, assertion=text)["error"] in ("invalid_grant", "invalid_request")
     assert not works(auth, text)
+
+
+@pytest.mark.parametrize("strange", ["\0", "\ud800", "ä", "x" * 300])
+def test_a12_strange_names_are_names_of_nobody(auth: Auth, strange: str) -> None:
+    key = auth.key_file()
+    for text in (
+        assertion({**key, "client_email": strange}, kid=False),
+        assertion({**key, "private_key_id": strange}),
+    ):
+        assert bearer(auth, text)["error"] == "invalid_grant"
+    assert bearer(auth, assertion(key, jti=strange))["status"] == 200
 
 
 # Self-signed JWTs as bearers
