@@ -77,12 +77,23 @@ class PagesService:
         audit("sign_in", subject=credential.subject, remote_address=request.remote_address)
         return pb.SignInResponse(session=session, seconds=SESSION_SECONDS)
 
-    def SignOut(self, request: pb.SessionRequest, context: grpc.ServicerContext) -> pb.SignedOut:
+    def SignOut(self, request: pb.SignOutRequest, context: grpc.ServicerContext) -> pb.SignedOut:
         credential = self._store.session(request.session)
         if credential is not None:
-            self._store.end_session(request.session)
-            audit("sign_out", subject=credential.subject, remote_address=request.remote_address)
+            if request.everywhere:
+                self._store.end_sessions(credential)
+            else:
+                self._store.end_session(request.session)
+            audit(
+                "sign_out",
+                subject=credential.subject,
+                everywhere=request.everywhere,
+                remote_address=request.remote_address,
+            )
         return pb.SignedOut()
+
+    def WhoAmI(self, request: pb.SessionRequest, context: grpc.ServicerContext) -> pb.Person:
+        return _person_of(self._person(request.session))
 
     # Consent
 

@@ -303,11 +303,7 @@ class AuthStore:
 
     def adopt(self, credential: Credential) -> None:
         """After a sign-in: service accounts of this user whose keys are refused or lost act with these from now on."""
-        good = sa.select(credentials.c.id).where(
-            credentials.c.account_id == credential.account_id,
-            credentials.c.user_id == credential.user_id,
-            credentials.c.refused.is_(None),
-        )
+        good = _keys_of(credential).where(credentials.c.refused.is_(None))
         with self.engine.begin() as connection:
             connection.execute(
                 service_accounts.update()
@@ -392,9 +388,6 @@ class AuthStore:
 
     def grants(self, owner: Credential) -> list[sa.RowMapping]:
         """Logins of programs that can still go on: family, client_id, scopes, created, last_used, remote_address."""
-        mine = sa.select(credentials.c.id).where(
-            credentials.c.account_id == owner.account_id, credentials.c.user_id == owner.user_id
-        )
         query = (
             sa.select(
                 tokens.c.family,
@@ -404,7 +397,9 @@ class AuthStore:
                 sa.func.max(sa.func.coalesce(tokens.c.used, tokens.c.created)).label("last_used"),
                 sa.func.min(tokens.c.remote_address).label("remote_address"),
             )
-            .where(tokens.c.credential_id.in_(mine), tokens.c.kind == "refresh", tokens.c.expires > time.time())
+            .where(
+                tokens.c.credential_id.in_(_keys_of(owner)), tokens.c.kind == "refresh", tokens.c.expires > time.time()
+            )
             .group_by(tokens.c.family, tokens.c.client_id)
             .order_by(sa.desc("last_used"))
         )
@@ -432,6 +427,10 @@ class AuthStore:
     def end_session(self, session: str) -> None:
         with self.engine.begin() as connection:
             connection.execute(sessions.delete().where(sessions.c.hash == digest(session)))
+
+    def end_sessions(self, owner: Credential) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sessions.delete().where(sessions.c.credential_id.in_(_keys_of(owner))))
 
     # Devices (RFC 8628)
 
@@ -712,6 +711,13 @@ _KEY_COLUMNS = (
     service_accounts.c.unique_id.label("account_unique_id"),
     service_accounts.c.disabled.label("account_disabled"),
 )
+
+
+def _keys_of(owner: Credential) -> sa.Select[tuple[str]]:
+    """The ids of all pairs of keys of one user."""
+    return sa.select(credentials.c.id).where(
+        credentials.c.account_id == owner.account_id, credentials.c.user_id == owner.user_id
+    )
 
 
 def _service_key(row: Any, owner: Credential) -> ServiceKey:

@@ -180,7 +180,7 @@ class _Pages:
         person = None
         if self._session() and state.get("auth"):
             try:
-                person = self._ask("Overview", self._session_request(), _FRONT_PAGE_TIMEOUT).person
+                person = self._ask("WhoAmI", self._session_request(), _FRONT_PAGE_TIMEOUT)
             except ApiError:
                 # The page is also there to show that something does not work.
                 person = None
@@ -222,7 +222,14 @@ class _Pages:
 
     def sign_out(self) -> FlaskResponse:
         if self._session():
-            self._ask("SignOut", self._session_request())
+            self._ask(
+                "SignOut",
+                pages_pb2.SignOutRequest(
+                    session=self._session(),
+                    remote_address=self._address(),
+                    everywhere="everywhere" in flask.request.form,
+                ),
+            )
         answer = self._redirect(own_page(flask.request.form.get("next", "")))
         answer.delete_cookie(self._cookie("session"), path="/", httponly=True, samesite="Lax", secure=self._is_secure())
         return answer

@@ -259,7 +259,7 @@ def test_end_the_access_of_a_program_and_sign_out(stack: Stack, open_page: Open)
     assert page.locator("form[action='/grants/delete']").count() == 0
     form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": SDK}
     assert requests.post(f"{stack.url}/oauth2/token", form, timeout=30).json()["error"] == "invalid_grant"
-    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign out", exact=True).click()
     page.goto(f"{stack.url}/keys")
     assert page.get_by_role("heading", name="Sign in").is_visible()
 
@@ -284,3 +284,14 @@ def test_a15_headers_of_pages(stack: Stack, path: str) -> None:
     assert reply.headers["Referrer-Policy"] == "no-referrer"
     assert reply.headers["X-Frame-Options"] == "DENY"
     assert "<script" not in reply.text and " style=" not in reply.text and "unsafe" not in policy
+
+
+def test_sign_out_on_every_browser(stack: Stack, open_page: Open) -> None:
+    here, elsewhere = open_page("/keys"), open_page("/keys")
+    for page in (here, elsewhere):
+        sign_in(page, "ian")
+        assert page.get_by_role("heading", name="Keys and access").is_visible()
+    here.get_by_role("button", name="Sign out on every browser").click()
+    elsewhere.goto(f"{stack.url}/keys")
+    for page in (here, elsewhere):
+        assert page.get_by_role("heading", name="Sign in").is_visible()

@@ -249,9 +249,15 @@ def test_a_session_ends(auth: Auth, clock: time_machine.Traveller) -> None:
     session = auth.sign_in()
     request = pages_pb2.SessionRequest(session=session, remote_address=ADDRESS)
     assert auth.pages.Overview(request, None).person.subject == "demo@example.org"
-    auth.pages.SignOut(request, None)
+    auth.pages.SignOut(pages_pb2.SignOutRequest(session=session), None)
     with pytest.raises(ApiError):
         auth.pages.Overview(request, None)
+    mine, elsewhere, other = auth.sign_in(), auth.sign_in(), auth.sign_in("ian")
+    auth.pages.SignOut(pages_pb2.SignOutRequest(session=mine, everywhere=True), None)
+    for text in (mine, elsewhere):
+        with pytest.raises(ApiError):
+            auth.pages.WhoAmI(pages_pb2.SessionRequest(session=text), None)
+    assert auth.pages.WhoAmI(pages_pb2.SessionRequest(session=other), None).subject == "ian@example.org"
     again = auth.sign_in()
     clock.shift(8 * 3600)
     with pytest.raises(ApiError):
