@@ -24,6 +24,8 @@ _UNSURE_SECONDS = 5.0
 # Refused keys are not asked about again for each request that comes with them.
 _REFUSED_SECONDS = 10.0
 _TIMEOUT = 30.0
+# Somebody who is known waits for no slow CloudStack.
+_AGAIN_TIMEOUT = 3.0
 
 
 class People:
@@ -68,8 +70,14 @@ class People:
         left = credential.verified + TRUST_SECONDS - time.time()
         if left > 0:
             return left
-        with self._lock(credential.id):
-            # Of many requests that come together one asks; the others find the answer.
+        if time.time() - credential.refused < _REFUSED_SECONDS:
+            return 0.0
+        # Of many requests that come together one asks. The others do not wait for it, unless the last word was no: a
+        # CloudStack that hangs must not hold all threads.
+        lock = self._lock(credential.id)
+        if not lock.acquire(blocking=bool(credential.refused)):
+            return _UNSURE_SECONDS
+        try:
             current = self._store.credential(credential.id)
             if current is None:
                 return 0.0
@@ -78,14 +86,19 @@ class People:
                 return left
             if time.time() - current.refused < _REFUSED_SECONDS:
                 return 0.0
-            try:
-                self._account(credential.api_key, credential.secret_key)
-            except ApiError as error:
-                if error.code != 401:
-                    return _UNSURE_SECONDS
-                self._store.mark_verified(credential.id, False)
-                return 0.0
-            self._store.mark_verified(credential.id, True)
+            return self._ask_again(credential)
+        finally:
+            lock.release()
+
+    def _ask_again(self, credential: Credential) -> float:
+        try:
+            self._account(credential.api_key, credential.secret_key, _AGAIN_TIMEOUT)
+        except ApiError as error:
+            if error.code != 401:
+                return _UNSURE_SECONDS
+            self._store.mark_verified(credential.id, False)
+            return 0.0
+        self._store.mark_verified(credential.id, True)
         return TRUST_SECONDS
 
     def sealed(self, credential: Credential, subject: str, projects: dict[str, str]) -> bytes:
@@ -114,9 +127,11 @@ class People:
         )
         return found
 
-    def _account(self, api_key: str, secret_key: str) -> identity_pb2.Account:
+    def _account(self, api_key: str, secret_key: str, timeout: float = _TIMEOUT) -> identity_pb2.Account:
         sealed = self._sealer.seal(orjson.dumps({"api_key": api_key, "secret_key": secret_key}), sealing.IDENTITY)
-        found: identity_pb2.Account = _ask(self._identity.Verify, identity_pb2.VerifyRequest(credential=sealed))
+        found: identity_pb2.Account = _ask(
+            self._identity.Verify, identity_pb2.VerifyRequest(credential=sealed), timeout
+        )
         return found
 
     def _lock(self, identity: str) -> threading.Lock:
@@ -124,8 +139,8 @@ class People:
             return self._locks.setdefault(identity, threading.Lock())
 
 
-def _ask(method: Any, request: Any) -> Any:
+def _ask(method: Any, request: Any, timeout: float = _TIMEOUT) -> Any:
     try:
-        return method(request, timeout=_TIMEOUT)
+        return method(request, timeout=timeout)
     except grpc.RpcError as failure:
         raise from_rpc(failure) from None

@@ -573,9 +573,9 @@ class AuthStore:
         """Whether this text was not used yet, or only within the last `again_within` seconds."""
         now = time.time()
         row = {"hash": digest(assertion), "used": now, "expires": expires}
-        insert = self._insert(assertions).values(row).on_conflict_do_nothing()
+        insert = self._insert(assertions).values(row).on_conflict_do_nothing().returning(assertions.c.used)
         with self.engine.begin() as connection:
-            if connection.execute(insert).rowcount == 1:
+            if connection.execute(insert).scalar() is not None:
                 return True
             used = connection.execute(sa.select(assertions.c.used).where(assertions.c.hash == row["hash"])).scalar()
         return used is not None and now - used < again_within

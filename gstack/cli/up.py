@@ -169,7 +169,7 @@ def _welcome(url: str, demo: bool, ca: Path | None) -> str:
         f"Endpoint   {url}/compute/v1/      (a page for people: {url}/)",
         f"Project    {project}"
         + ("          user demo, password demo" if demo else "          your account's name, or a project's"),
-        f"Keys       {api_key} / {secret_key}",
+        f"Keys       {api_key} / {secret_key}      (key files: {url}/keys)",
     ]
     if ca:
         lines.append(f"CA         {ca}")

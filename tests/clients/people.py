@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import re
+from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 
-from tests.clients.conftest import Stack
+from tests.clients.conftest import PROJECT, Stack
 
 
 class Person:
@@ -59,3 +62,11 @@ class Person:
         found = re.search(r'<output id="code"[^>]*>([^<]+)</output>', page.text)
         assert found, page.text
         return html.unescape(found[1])
+
+    def key(self, account_id: str = "canaries", project: str = PROJECT) -> dict[str, Any]:
+        """The key file of a service account, made on the page."""
+        made = self.submit(self.visit("/keys"), "/keys", account_id=account_id, project=project, days="0")
+        found = re.search(r'href="data:application/json;base64,([^"]+)"', made.text)
+        assert found, made.text
+        key: dict[str, Any] = json.loads(base64.b64decode(found[1]))
+        return key

@@ -5,9 +5,7 @@ What the OAuth server itself promises is in tests/unit/test_oauth_server.py, wit
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 import shutil
 import sqlite3
 import time
@@ -45,16 +43,6 @@ def login(stack: Stack, person: Person | None = None) -> dict[str, Any]:
     form = {"code": code, "redirect_uri": OOB, "client_id": SDK}
     found: dict[str, Any] = token(stack, grant_type="authorization_code", **form).json()
     return found
-
-
-def make_key(stack: Stack) -> dict[str, Any]:
-    """A key file from the page."""
-    person = Person(stack)
-    made = person.submit(person.visit("/keys"), "/keys", account_id="canaries", project="demo", days="0")
-    found = re.search(r'href="data:application/json;base64,([^"]+)"', made.text)
-    assert found, made.text
-    key: dict[str, Any] = json.loads(base64.b64decode(found[1]))
-    return key
 
 
 def works(stack: Stack, access_token: str) -> bool:
@@ -271,7 +259,7 @@ def test_b1_b2_no_secret_is_stored_logged_or_told(own_stack: Stack) -> None:
     person = Person(stack)
     tokens = login(stack, person)
     access = stack.token()
-    key = make_key(stack)
+    key = Person(stack).key()
     got = token(stack, grant_type=JWT_BEARER, assertion=assertion(key)).json()
     again = token(stack, grant_type="refresh_token", refresh_token=tokens["refresh_token"], client_id=SDK).json()
     session = person.browser.cookies["gstack_session"]
@@ -377,7 +365,7 @@ def test_b5_without_its_key_auth_refuses_to_start(own_stack: Stack) -> None:
 
 def test_b5_with_a_wrong_key_auth_refuses_to_start_until_the_lost_one_is_forgotten(own_stack: Stack) -> None:
     stack = own_stack
-    key = make_key(stack)
+    key = Person(stack).key()
     stack.stop("auth")
     (stack.folder / "master.key").unlink()
     assert stack.run("keys", "init").returncode == 0
@@ -396,7 +384,7 @@ def test_b5_with_a_wrong_key_auth_refuses_to_start_until_the_lost_one_is_forgott
 def test_b9_backup_and_restore(own_stack: Stack, tmp_path: Path) -> None:
     """A copy made while auth runs, and the key file, are enough to go on as if nothing had been."""
     stack = own_stack
-    key, tokens = make_key(stack), login(stack)
+    key, tokens = Person(stack).key(), login(stack)
     backup = tmp_path / "backup"
     backup.mkdir()
     with sqlite3.connect(stack.folder / "auth.sqlite") as source, sqlite3.connect(backup / "auth.sqlite") as target:

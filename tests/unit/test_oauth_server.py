@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -904,6 +906,30 @@ def test_a19_an_unreachable_cloudstack_ends_nothing(auth: Auth, simulated: Any, 
     clock.shift(61)
     principal = auth.principal(token)
     assert principal.active and 0 < principal.cache_seconds <= 5
+
+
+def test_a19_one_asks_cloudstack_and_the_others_go_on(
+    auth: Auth, simulated: Any, clock: time_machine.Traveller
+) -> None:
+    token = auth.login()["access_token"]
+    clock.shift(61)
+    asking, answered = threading.Event(), threading.Event()
+    verify = auth.people._identity.Verify
+
+    def slow(request: Any, timeout: float) -> Any:
+        assert timeout <= 5
+        asking.set()
+        assert answered.wait(10)
+        return verify(request, timeout=timeout)
+
+    auth.people._identity.Verify = slow
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(auth.principal, token)
+        assert asking.wait(10)
+        principal = auth.principal(token)
+        assert principal.active and principal.cache_seconds <= 5
+        answered.set()
+        assert first.result(10).cache_seconds == 60
 
 
 # What a form may not do
