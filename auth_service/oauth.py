@@ -20,6 +20,7 @@ from auth_service.people import People
 from auth_service.store import AuthStore, Credential, ServiceKey
 from auth_service.validator import ADDRESS, DEFAULT_SCOPES, Validator
 from gstack.auth.v1 import auth_pb2 as pb
+from gstack.kernel import metrics
 from gstack.kernel.errors import ApiError
 from gstack.kernel.logs import audit
 
@@ -56,6 +57,7 @@ class OAuthService:
     def Token(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         body = _with_new_device_grant(request.body)
         return self._limited(
+            "Token",
             request,
             lambda: self._server.create_token_response(request.uri, request.method, body, _headers(request)),
         )
@@ -63,12 +65,14 @@ class OAuthService:
     def Revoke(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         uri, body = _form_only(request)
         return self._limited(
+            "Revoke",
             request,
             lambda: self._server.revocation.create_revocation_response(uri, "POST", body, _headers(request)),
         )
 
     def Introspect(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         return self._limited(
+            "Introspect",
             request,
             lambda: self._server.create_introspect_response(
                 request.uri, request.method, request.body, _headers(request)
@@ -76,7 +80,7 @@ class OAuthService:
         )
 
     def DeviceAuthorization(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
-        return self._limited(request, lambda: self._authorize_device(request))
+        return self._limited("DeviceAuthorization", request, lambda: self._authorize_device(request))
 
     def UserInfo(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -92,7 +96,7 @@ class OAuthService:
         return _respond(({}, content, 200))
 
     def TokenInfo(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
-        return self._limited(request, lambda: self._token_info(request))
+        return self._limited("TokenInfo", request, lambda: self._token_info(request))
 
     def Metadata(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         return _respond(({"Cache-Control": "public, max-age=300"}, self._server.metadata(request.base), 200))
@@ -100,11 +104,12 @@ class OAuthService:
     def Certificates(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         return _respond(({"Cache-Control": "public, max-age=300"}, self._id_tokens.certificates().decode(), 200))
 
-    def _limited(self, request: pb.HttpRequest, answer: Callable[[], Answer]) -> pb.HttpResponse:
+    def _limited(self, endpoint: str, request: pb.HttpRequest, answer: Callable[[], Answer]) -> pb.HttpResponse:
         """What the endpoint answers, unless the address asks too often; failures are counted."""
         try:
             self._limits.request(request.remote_address)
         except ApiError as error:
+            metrics.ACCESS.labels(endpoint, "limited").inc()
             audit("limit_reached", path=urlsplit(request.uri).path, remote_address=request.remote_address)
             content = {"error": "temporarily_unavailable", "error_description": error.message}
             return _respond(({"Retry-After": str(error.retry_after)}, content, 429))
@@ -114,21 +119,22 @@ class OAuthService:
             # What oauthlib finds wrong before a grant is chosen.
             made = error.headers, error.json, error.status_code
         except ApiError as error:
+            metrics.ACCESS.labels(endpoint, "unavailable").inc()
             # CloudStack or a translator is away: clients try again on these.
             content = {"error": "temporarily_unavailable", "error_description": error.message}
             return _respond(({"Retry-After": str(error.retry_after or 5)}, content, 503))
         headers, content, status = made
-        if status >= 400:
-            reason = _error_of(content)
-            # Devices are told to wait by an error; that is not one.
-            if reason not in ("authorization_pending", "slow_down"):
-                self._limits.failure(request.remote_address)
-                audit(
-                    "access_refused",
-                    path=urlsplit(request.uri).path,
-                    reason=reason,
-                    remote_address=request.remote_address,
-                )
+        reason = _error_of(content) if status >= 400 else ""
+        metrics.ACCESS.labels(endpoint, reason or "ok").inc()
+        # Devices are told to wait by an error; that is not one.
+        if status >= 400 and reason not in ("authorization_pending", "slow_down"):
+            self._limits.failure(request.remote_address)
+            audit(
+                "access_refused",
+                path=urlsplit(request.uri).path,
+                reason=reason,
+                remote_address=request.remote_address,
+            )
         if status == 401:
             headers = {"WWW-Authenticate": 'Basic realm="oauth2"', **headers}
         return _respond((headers, content, status))

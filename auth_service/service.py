@@ -23,7 +23,8 @@ from auth_service.service_accounts import Caller, ServiceAccounts
 from auth_service.store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, identity_pb2_grpc, pages_pb2
-from gstack.kernel import rpc, sealing
+from gstack.kernel import metrics, rpc, sealing
+from gstack.kernel.database import answers, pool_in_use
 from gstack.kernel.errors import ApiError
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
@@ -52,6 +53,13 @@ def main(settings: Settings) -> None:
             store.purge()
 
     threading.Thread(target=purge, name="purge", daemon=True).start()
+    if settings.auth_metrics_listen:
+        metrics.KEY_AGE.labels("master").set_function(metrics.age_of(settings.master_key_path()))
+        metrics.KEY_AGE.labels("sealing").set_function(metrics.age_of(settings.sealing_key_path()))
+        metrics.DATABASE_CONNECTIONS.set_function(lambda: pool_in_use(store.engine))
+        metrics.serve(
+            settings.auth_metrics_listen, lambda: {"grpc": server.is_serving, "database": answers(store.engine)}
+        )
     server.run(settings.auth_listen, stops=[stop.set])
 
 

@@ -28,6 +28,7 @@ from google.protobuf.message import Message
 from gateway import codec, fields
 from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
+from gstack.kernel import metrics
 from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
@@ -89,7 +90,7 @@ class Api:
     def handle(self, request: Request) -> Response:
         """Any request below the API's prefix. Never raises."""
         started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request_id=request.id):
+        with structlog.contextvars.bound_contextvars(request_id=request.id), metrics.running(metrics.HTTP_RUNNING):
             try:
                 for step in self.steps:
                     step(request)
@@ -101,6 +102,9 @@ class Api:
                 response = self.refuse(ApiError(500, f"Internal error. Request id: {request.id}"))
             if request.route is not None and request.route.mutates:
                 self.audit(request, response)
+            seconds = time.monotonic() - started
+            method = request.route.id if request.route else "unknown"
+            metrics.HTTP_SECONDS.labels(method, str(response.status)).observe(seconds)
             log.info(
                 "request",
                 method=request.route.id if request.route else "",
@@ -108,7 +112,7 @@ class Api:
                 path=request.path,
                 status=response.status,
                 subject=request.principal.subject if request.principal else "",
-                seconds=round(time.monotonic() - started, 4),
+                seconds=round(seconds, 4),
             )
         response.headers.setdefault("X-Request-Id", request.id)
         return response

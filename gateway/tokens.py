@@ -15,6 +15,7 @@ from cachetools import TLRUCache
 
 from gstack.auth.v1 import auth_pb2
 from gstack.kernel.errors import ApiError, from_rpc
+from gstack.kernel.metrics import TOKEN_CACHE
 
 _SIZE = 50_000
 _TIMEOUT = 10.0
@@ -84,6 +85,7 @@ class Tokens:
         key = hashlib.sha256(f"{base} {token}".encode()).digest()
         with self._lock:
             known = self._cache.get(key)
+        TOKEN_CACHE.labels("miss" if known is None else "hit").inc()
         if known is not None:
             return known
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import quote, urlsplit
 
 import flask
@@ -19,7 +20,7 @@ from gateway.oauth import ENDPOINTS, OAuth
 from gateway.pages import add_pages
 from gateway.routes import COMPUTE, IAM, Router
 from gateway.tokens import Tokens
-from gstack.kernel import rpc
+from gstack.kernel import metrics, rpc
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
 
@@ -66,6 +67,19 @@ def create_app(settings: Settings) -> Flask:
         if len(response.body) > 1024 and "gzip" in flask.request.headers.get("Accept-Encoding", ""):
             response = api.compressed(response)
         return flask.Response(response.body, response.status, response.headers)
+
+    @app.before_request
+    def begin() -> None:
+        flask.g.started = time.monotonic()
+
+    @app.after_request
+    def measure(answer: FlaskResponse) -> FlaskResponse:
+        """The APIs measure their methods themselves, and batches their parts."""
+        rule = flask.request.url_rule.rule if flask.request.url_rule else "unknown"
+        if not rule.startswith(("/compute/", "/v1/<")):
+            seconds = time.monotonic() - flask.g.started
+            metrics.HTTP_SECONDS.labels(rule, str(answer.status_code)).observe(seconds)
+        return answer
 
     # The API
 

@@ -6,6 +6,8 @@ import socket
 
 import structlog
 
+from gstack.kernel import metrics
+from gstack.kernel.database import answers, pool_in_use
 from gstack.kernel.rpc import Server
 from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
@@ -16,7 +18,7 @@ from translator_service.paging import Pager
 from translator_service.replies import Replies
 from translator_service.rpc import add_services
 from translator_service.scope import Environment
-from translator_service.store import open_store
+from translator_service.store import Store, open_store
 
 log = structlog.get_logger()
 
@@ -34,6 +36,7 @@ def environment(settings: Settings) -> Environment:
             connections=settings.cloudstack_connections,
             timeout=settings.cloudstack_timeout,
             ca=str(settings.cloudstack_ca) if settings.cloudstack_ca else None,
+            observe=_observe,
         ),
         store=open_store(settings.translator_database()),
         sealer=keyring,
@@ -52,4 +55,21 @@ def main(settings: Settings) -> None:
     identity.add_service(server, shared)
     engine = Engine(shared, settings.executor_id or f"{socket.gethostname()}/{settings.translator_listen}")
     engine.start()
+    if settings.translator_metrics_listen:
+        _measure(shared.store)
+        metrics.serve(
+            settings.translator_metrics_listen,
+            lambda: {"grpc": server.is_serving, "database": answers(shared.store.engine)},
+        )
     server.run(settings.translator_listen, stops=[engine.stop, shared.endpoint.close])
+
+
+def _observe(command: str, outcome: str, seconds: float) -> None:
+    metrics.CLOUDSTACK_SECONDS.labels(command, outcome).observe(seconds)
+
+
+def _measure(store: Store) -> None:
+    """Asked whenever Prometheus asks."""
+    metrics.OPERATIONS_UNFINISHED.set_function(lambda: store.unfinished()[0])
+    metrics.OPERATIONS_OLDEST.set_function(lambda: store.unfinished()[1])
+    metrics.DATABASE_CONNECTIONS.set_function(lambda: pool_in_use(store.engine))

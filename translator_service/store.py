@@ -135,6 +135,13 @@ class Store:
             self._running[owner] = (changes, time.monotonic(), rows)
         return rows
 
+    def unfinished(self) -> tuple[int, float]:
+        """How many operations are not done, and the age in seconds of the oldest (0 without any)."""
+        query = sa.select(sa.func.count(), sa.func.min(operations.c.inserted)).where(operations.c.status != "DONE")
+        with self.engine.connect() as connection:
+            count, oldest = connection.execute(query).one()
+        return count, time.time() - oldest if oldest is not None else 0.0
+
     def unstarted(self, before: float) -> list[str]:
         """Names of operations that no translator has begun."""
         query = sa.select(operations.c.name).where(

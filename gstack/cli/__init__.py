@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,12 +63,23 @@ def up(demo: bool, cloudstack: str | None, port: int, host: str, tls: bool) -> N
     sys.exit(run(_settings(cloudstack_url=cloudstack), demo=demo, host=host, port=port, tls=tls))
 
 
+def _share_metrics() -> None:
+    """A folder for the numbers of the gateway's processes. The metrics library looks for it when it is imported."""
+    folder, master = tempfile.mkdtemp(prefix="gstack-metrics-"), os.getpid()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    # Workers end too, and must leave it.
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == master else None)
+
+
 @main.command()
 def gateway() -> None:
     """Start the REST gateway."""
+    settings = _settings()
+    if settings.gateway_metrics_listen:
+        _share_metrics()
     from gateway.server import main as start
 
-    _serve("gateway", start, _settings())
+    _serve("gateway", start, settings)
 
 
 @main.command()

@@ -61,6 +61,22 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.01)
 
 
+def pool_in_use(engine: sa.Engine) -> int:
+    """Connections that somebody holds."""
+    pool = engine.pool
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+
+def answers(engine: sa.Engine) -> bool:
+    """Whether the database is there."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.select(1))
+    except sa.exc.SQLAlchemyError:
+        return False
+    return True
+
+
 def schema_state(engine: sa.Engine, migrations: str) -> tuple[str | None, str]:
     """(revision of the schema, None before the first migration; the last revision that this release knows)."""
     with engine.connect() as connection:

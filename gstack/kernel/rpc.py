@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
@@ -19,6 +20,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gstack.kernel import metrics
 from gstack.kernel.errors import ApiError
 
 log = structlog.get_logger()
@@ -90,16 +92,21 @@ def guarded(
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         metadata: Any = context.invocation_metadata()
         request_id = str(dict(metadata).get("x-request-id", ""))
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        started, status = time.monotonic(), "OK"
+        with structlog.contextvars.bound_contextvars(request_id=request_id), metrics.running(metrics.RPC_RUNNING):
             try:
                 return method(request, context)
             except ApiError as error:
+                status = error.grpc_status().name
                 return fail(context, error)
             except Exception:
+                status = "INTERNAL"
                 if not aborted(context):
                     log.exception("unexpected_error", method=name)
                     return fail(context, ApiError(500, f"Internal error. Request id: {request_id}"))
                 raise
+            finally:
+                metrics.RPC_SECONDS.labels(name, status).observe(time.monotonic() - started)
 
     return call
 
@@ -113,6 +120,7 @@ class Server:
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._names: list[str] = []
+        self.is_serving = False
 
     def add_generic(self, service: str, handlers: dict[str, Any]) -> None:
         self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
@@ -130,11 +138,13 @@ class Server:
         return port
 
     def serving(self, ready: bool) -> None:
+        self.is_serving = ready
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
             self.health.set(name, status)
 
     def stop(self, grace: float = 20.0) -> None:
+        self.is_serving = False
         self.health.enter_graceful_shutdown()
         self.grpc.stop(grace).wait()
 

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     gateway_listen: str = Field(default="127.0.0.1:5000", description="Address of the REST gateway.")
     gateway_workers: int = Field(default=1, ge=1, description="Gateway processes.")
     gateway_threads: int = Field(default=72, ge=1, description="Requests that one gateway process serves at a time.")
+    gateway_metrics_listen: str = Field(
+        default="", description="Address of `/healthz`, `/readyz` and `/metrics` of the gateway. Empty: none."
+    )
     gateway_tls_cert: Path | None = Field(default=None, description="Certificate (PEM) of the gateway.")
     gateway_tls_key: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
     public_url: str = Field(
@@ -53,6 +56,7 @@ class Settings(BaseSettings):
     )
 
     translator_listen: str = Field(default="127.0.0.1:5001", description="gRPC address of a translator.")
+    translator_metrics_listen: str = Field(default="", description="The same of a translator.")
     translator_target: str = Field(
         default="127.0.0.1:5001", description="Where the gateway and auth find translators, a gRPC target."
     )
@@ -61,6 +65,7 @@ class Settings(BaseSettings):
         default="", description="Name of this translator among its replicas. Empty: host name and port."
     )
     auth_listen: str = Field(default="127.0.0.1:5002", description="gRPC address of the auth service.")
+    auth_metrics_listen: str = Field(default="", description="The same of the auth service.")
     auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")
     auth_threads: int = Field(default=16, ge=2, description="Calls that the auth service serves at a time.")
 
