@@ -15,7 +15,7 @@ import click
 from pydantic import ValidationError
 
 from gstack import __version__
-from gstack.cli import keys
+from gstack.cli import db, keys
 from gstack.kernel.sealing import KeyFileError
 from gstack.kernel.settings import Settings
 
@@ -48,6 +48,7 @@ def main() -> None:
 
 
 main.add_command(keys.group)
+main.add_command(db.group)
 
 
 @main.command()
