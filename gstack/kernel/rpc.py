@@ -25,6 +25,7 @@ from gstack.kernel.errors import ApiError
 
 log = structlog.get_logger()
 
+_DRAIN_SECONDS = 1.0
 MAX_MESSAGE = 64 * 1024 * 1024
 _SERVER_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -39,6 +40,8 @@ _SERVER_OPTIONS = [
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
+        # Clients watch the health of every replica and leave one that says it is going, before it goes.
+        "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
                 "name": [{}],
@@ -144,8 +147,11 @@ class Server:
             self.health.set(name, status)
 
     def stop(self, grace: float = 20.0) -> None:
+        """Say that we go, wait until clients have heard it, finish what is in hand."""
         self.is_serving = False
         self.health.enter_graceful_shutdown()
+        # gRPC cancels calls that come in while it stops, and a cancelled call is not tried elsewhere.
+        time.sleep(_DRAIN_SECONDS)
         self.grpc.stop(grace).wait()
 
     def run(self, listen: str, stops: Sequence[Callable[[], None]] = ()) -> None:

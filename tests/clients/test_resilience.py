@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.clients.conftest import Stack, free_ports, make_stack
+from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, free_ports, make_stack
 from tests.clients.sequences import ISOLATED, KINDS_OF_ZONE, Session, check_schema, cloud, machine, refused, until
 
 SLOW = {"job_seconds": {"": 0.1, "deployVirtualMachine": 3.0}}
@@ -136,6 +136,56 @@ def test_the_second_translator_takes_over(two_translators: Stack) -> None:
     stack.kill("translator-2")
     until(lambda: client.send("GET", INSTANCES).status_code == 200)
     assert client.ask("GET", f"/zones/ch-gv2/operations/{replies[0].json()['name']}")["status"] == "DONE"
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[tuple[Stack, dict[str, dict[str, str]]]]:
+    """Two translators and two auth services behind one gateway, and the settings of each of the four."""
+    stack = make_stack(tmp_path)
+    settings: dict[str, dict[str, str]] = {}
+    for service, port in zip(("translator", "auth"), free_ports(2), strict=True):
+        listen = f"GSTACK_{service.upper()}_LISTEN"
+        first, second = stack.environment[listen], f"127.0.0.1:{port}"
+        stack.environment[f"GSTACK_{service.upper()}_TARGET"] = f"ipv4:{first},{second}"
+        settings |= {service: {listen: first}, f"{service}-2": {listen: second, "GSTACK_EXECUTOR_ID": "tests-2"}}
+    for name in ("simulator", *settings, "gateway"):
+        stack.start(name, **settings.get(name, {}))
+    try:
+        stack.wait_ready()
+        stack.wait_for_translators(*(next(iter(one.values())) for one in settings.values()))
+        yield stack, settings
+    finally:
+        for process in stack.processes.values():
+            process.kill()
+            process.wait()
+
+
+def test_c5_a_rolling_restart_fails_no_request(replicas: tuple[Stack, dict[str, dict[str, str]]]) -> None:
+    """Each is told to stop (SIGTERM) while clients list machines and get tokens without a pause."""
+    stack, settings = replicas
+    client = Session(stack, "tests")
+    stop, answers = threading.Event(), [[], []]
+
+    def list_machines() -> None:
+        while not stop.is_set():
+            answers[0].append(client.send("GET", INSTANCES).status_code)
+
+    def get_tokens() -> None:
+        form = {"grant_type": "client_credentials", "client_id": API_KEY, "client_secret": SECRET_KEY}
+        while not stop.is_set():
+            answers[1].append(requests.post(f"{stack.url}/oauth2/token", form, timeout=60).status_code)
+
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(work) for work in (list_machines, list_machines, get_tokens)]
+        for name, own in settings.items():
+            stack.stop(name)
+            stack.start(name, **own)
+            stack.wait_for_translators(next(iter(own.values())))
+        stop.set()
+        for one in running:
+            one.result(60)
+    for seen in answers:
+        assert len(seen) > 50 and set(seen) == {200}
 
 
 def test_everything_survives_a_kill_of_each_service(own_stack: Stack) -> None:
