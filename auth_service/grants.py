@@ -42,9 +42,9 @@ _JWT = "urn:ietf:params:oauth:token-type:jwt"
 NAME_SCOPES = frozenset(("openid", "email", "profile", "https://www.googleapis.com/auth/userinfo.email"))
 
 
-def base_of(request: Request) -> str:
-    """Scheme and host of the endpoint, as the gateway knows it."""
-    parts = urlsplit(request.uri)
+def base_of(uri: str) -> str:
+    """Scheme and host of the endpoint: requests come with the URI as the gateway knows it."""
+    parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc}"
 
 
@@ -66,7 +66,7 @@ class Tokens(BearerToken):  # type: ignore[misc]
         if found(request).service_key is None and NAME_SCOPES & set(request.scopes or ()):
             half = hashlib.sha256(token["access_token"].encode()).digest()[:16]
             token["id_token"] = self._id_tokens.issue(
-                base_of(request),
+                base_of(request.uri),
                 request.client.client_id,
                 request.user.user_id,
                 request.user.subject,
@@ -82,7 +82,7 @@ class CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]
     def create_authorization_code(self, request: Request) -> dict[str, str]:
         """With the issuer, so that a client of several servers is not mixed up (RFC 9207)."""
         grant: dict[str, str] = super().create_authorization_code(request)
-        return {**grant, "code": secrets.token_urlsafe(32), "iss": base_of(request)}
+        return {**grant, "code": secrets.token_urlsafe(32), "iss": base_of(request.uri)}
 
 
 class _DirectGrant(GrantTypeBase):  # type: ignore[misc]
@@ -128,7 +128,7 @@ class JwtBearerGrant(_DirectGrant):
 
     def validate_token_request(self, request: Request) -> None:
         text = self._parameter(request, "assertion")
-        assertion = self.request_validator.validate_assertion(text, request, base_of(request), once=True)
+        assertion = self.request_validator.validate_assertion(text, request, base_of(request.uri), once=True)
         if assertion.claims.get("target_audience"):
             return
         request.scopes = assertion.scopes or request.scopes
@@ -142,7 +142,7 @@ class JwtBearerGrant(_DirectGrant):
         if assertion is None or not audience:
             return super().create_token(request, token_handler)
         key = assertion.key
-        return {"id_token": self._id_tokens.issue(base_of(request), str(audience), key.unique_id, key.email)}
+        return {"id_token": self._id_tokens.issue(base_of(request.uri), str(audience), key.unique_id, key.email)}
 
 
 class TokenExchangeGrant(_DirectGrant):
@@ -156,7 +156,7 @@ class TokenExchangeGrant(_DirectGrant):
         asked = list(request.scopes or ())
         if kind == _JWT:
             # The same file is read by many processes until the JWT in it ends.
-            assertion = self.request_validator.validate_assertion(text, request, base_of(request), once=False)
+            assertion = self.request_validator.validate_assertion(text, request, base_of(request.uri), once=False)
             allowed, expires = assertion.scopes, float(assertion.claims["exp"])
         elif kind == _ACCESS_TOKEN:
             allowed, expires = self.request_validator.validate_subject_token(text, request)

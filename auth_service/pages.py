@@ -13,7 +13,7 @@ from oauthlib.common import add_params_to_uri
 from oauthlib.oauth2 import AccessDeniedError, OAuth2Error
 
 from auth_service import clients, service_accounts
-from auth_service.grants import OAuthServer
+from auth_service.grants import OAuthServer, base_of
 from auth_service.limits import Limits
 from auth_service.oauth import normal_user_code
 from auth_service.people import People
@@ -172,7 +172,7 @@ class PagesService:
                 query = dict(parse_qs(urlsplit(ticket["uri"]).query))
                 denied = AccessDeniedError(state=query["state"][0] if "state" in query else None)
                 redirect = query.get("redirect_uri", [clients.SHOWN_CODE[0]])[0]
-                location = add_params_to_uri(denied.in_uri(redirect), {"iss": _base_of(ticket["uri"])})
+                location = add_params_to_uri(denied.in_uri(redirect), {"iss": base_of(ticket["uri"])})
         except OAuth2Error as error:
             return pb.Decision(failure=str(error.description or error.error))
         if location.partition("?")[0] not in clients.SHOWN_CODE:
@@ -315,11 +315,6 @@ def _with_percents(uri: str) -> str:
     """Blanks in the query as %20: libcloud compares the state as it is written."""
     path, mark, query = uri.partition("?")
     return path + mark + query.replace("+", "%20")
-
-
-def _base_of(uri: str) -> str:
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _refusal(error: OAuth2Error, base: str) -> auth_pb2.HttpResponse:

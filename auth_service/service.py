@@ -95,7 +95,7 @@ def _iam(accounts: ServiceAccounts, shared: sealing.Keyring) -> dict[str, dict[s
         return lambda request, context: function(_caller(context, shared), request)
 
     def create_key(request: Any, context: grpc.ServicerContext) -> Any:
-        return accounts.create_key(_caller(context, shared), _metadata(context, "x-link-base"), request)
+        return accounts.create_key(_caller(context, shared), _metadata(context, rpc.LINK_BASE), request)
 
     return {
         "ServiceAccounts": {
@@ -126,7 +126,7 @@ def _metadata(context: grpc.ServicerContext, name: str) -> Any:
 
 
 def _caller(context: grpc.ServicerContext, shared: sealing.Keyring) -> Caller:
-    sealed: bytes = _metadata(context, "x-credential-bin") or b""
+    sealed: bytes = _metadata(context, rpc.CREDENTIAL) or b""
     try:
         found = orjson.loads(shared.open(sealed, sealing.CREDENTIAL))
     except sealing.SealError:

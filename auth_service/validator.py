@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 from oauthlib.common import Request
 from oauthlib.oauth2 import InvalidGrantError, InvalidRequestError, RequestValidator
 from oauthlib.oauth2.rfc8628.grant_types import DeviceCodeGrant
+from sqlalchemy import RowMapping
 
 from auth_service import clients
 from auth_service.assertions import Assertion, Assertions, InvalidAssertion
@@ -40,6 +41,8 @@ class Found:
     """What we found out about a request: not where oauthlib keeps parameters, which a form could set."""
 
     family: str | None = None
+    # The code or refresh token that was presented, once it is good.
+    row: RowMapping | None = None
     service_key: ServiceKey | None = None
     assertion: Assertion | None = None
     # Stored id of the client whose token is exchanged.
@@ -126,7 +129,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
         return list(DEFAULT_SCOPES)
 
     def get_original_scopes(self, refresh_token: str, request: Request, *args: Any, **kwargs: Any) -> list[str]:
-        row = self._store.token(refresh_token, "refresh")
+        row = found(request).row
         if row is None:
             return list(request.scopes or DEFAULT_SCOPES)
         return str(row["scopes"]).split()
@@ -177,13 +180,14 @@ class Validator(RequestValidator):  # type: ignore[misc]
             return False
         if request.code_verifier and not row["challenge"]:
             return False
-        request.scopes, request.nonce, found(request).family = row["scopes"].split(), row["nonce"], row["family"]
+        request.scopes, request.nonce = row["scopes"].split(), row["nonce"]
+        found(request).row, found(request).family = row, row["family"]
         return self._act_for(row["credential_id"], request)
 
     def confirm_redirect_uri(
         self, client_id: str, code: str, redirect_uri: str, client: Client, request: Request, *args: Any, **kwargs: Any
     ) -> bool:
-        row = self._store.token(code, "code")
+        row = found(request).row
         return row is not None and hmac.compare_digest(row["redirect_uri"].encode(), (redirect_uri or "").encode())
 
     def invalidate_authorization_code(
@@ -192,7 +196,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
         """Used codes stay until they expire, so that their reuse is noticed."""
 
     def get_code_challenge(self, code: str, request: Request) -> str | None:
-        row = self._store.token(code, "code")
+        row = found(request).row
         return (row["challenge"] or None) if row else None
 
     def get_code_challenge_method(self, code: str, request: Request) -> str:
@@ -216,7 +220,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
             self._store.revoke_family(row["family"])
             audit("refresh_reused", client=client.name, remote_address=_address(request))
             return False
-        found(request).family = row["family"]
+        found(request).row, found(request).family = row, row["family"]
         return self._act_for(row["credential_id"], request)
 
     def rotate_refresh_token(self, request: Request) -> bool:

@@ -28,7 +28,7 @@ from google.protobuf.message import Message
 from gateway import codec, fields
 from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
-from gstack.kernel import metrics
+from gstack.kernel import metrics, rpc
 from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
@@ -163,9 +163,9 @@ class Api:
     def call(self, request: Request) -> None:
         assert request.principal is not None and request.message is not None
         metadata = (
-            ("x-credential-bin", request.principal.credential),
-            ("x-link-base", self.link_base(request)),
-            ("x-request-id", request.id),
+            (rpc.CREDENTIAL, request.principal.credential),
+            (rpc.LINK_BASE, self.link_base(request)),
+            (rpc.REQUEST_ID, request.id),
         )
         try:
             request.reply = self._calls[_route(request).rpc](

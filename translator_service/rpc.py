@@ -18,16 +18,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
-from gstack.kernel.rpc import Server, guarded
+from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, REQUEST_ID, Server, guarded
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.operations.engine import replay
 from translator_service.scope import Environment, Scope, open_scope
 
 Function = Callable[[Scope, Any], Message | bytes]
-
-CREDENTIAL = "x-credential-bin"
-LINK_BASE = "x-link-base"
-REQUEST_ID = "x-request-id"
 
 # CloudStack gets a little less time than the caller has left, so that the answer still arrives.
 _MARGIN = 0.25

@@ -26,6 +26,12 @@ from gstack.kernel.errors import ApiError
 log = structlog.get_logger()
 
 _DRAIN_SECONDS = 1.0
+# What the gateway sends with every call, by the names of gRPC metadata: the principal's sealed credential, the base of
+# links, the id of the request.
+CREDENTIAL = "x-credential-bin"
+LINK_BASE = "x-link-base"
+REQUEST_ID = "x-request-id"
+
 MAX_MESSAGE = 64 * 1024 * 1024
 _SERVER_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -94,7 +100,7 @@ def guarded(
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         metadata: Any = context.invocation_metadata()
-        request_id = str(dict(metadata).get("x-request-id", ""))
+        request_id = str(dict(metadata).get(REQUEST_ID, ""))
         started, status = time.monotonic(), "OK"
         with structlog.contextvars.bound_contextvars(request_id=request_id), metrics.running(metrics.RPC_RUNNING):
             try:
