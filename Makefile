@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint bench protos lock docs clean
+.PHONY: setup run test lint bench bench-rolling protos lock docs clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,9 @@ lint: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run
 
+bench-rolling: setup
+	$(BIN)/python -m benchmarks.rolling
+
 protos: setup
 	$(BIN)/python hatch_build.py
 
@@ -36,8 +39,8 @@ docs: setup
 
 # Writes the lock files anew; `uv` reads pyproject.toml and knows every platform's hashes.
 lock:
-	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra otel pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra otel --group dev pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) gstack/api gstack/compute gstack/auth

@@ -23,11 +23,11 @@ from auth_service.service_accounts import Caller, ServiceAccounts
 from auth_service.store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, identity_pb2_grpc, pages_pb2
-from gstack.kernel import metrics, rpc, sealing
-from gstack.kernel.database import answers, pool_in_use
+from gstack.kernel import database, metrics, rpc, sealing, tracing
 from gstack.kernel.errors import ApiError
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
+from gstack.kernel.tls import Tls
 
 _PURGE_SECONDS = 600.0
 
@@ -38,13 +38,16 @@ def main(settings: Settings) -> None:
     """Serve until SIGTERM. Raises KeyFileError when a key is missing or the wrong one."""
     # TLS ends at the gateway or before it; oauthlib sees the URI that the client used.
     os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
+    tracing.configure("auth")
+    metrics.about("auth")
     shared = sealing.Keyring(settings.sealing_key_path())
     store = AuthStore(settings.auth_database(), sealing.Keyring(settings.master_key_path()))
     store.check_keys(settings.master_key_path())
+    tls = Tls.of(settings)
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
-        rpc.channel(settings.translator_target)
+        rpc.channel(settings.translator_target, "translator", tls)
     )
-    server = rpc.Server(settings.auth_threads)
+    server = rpc.Server(settings.auth_threads, tls, settings.connection_age)
     add_services(server, store, People(store, shared, identity), shared, settings)
     stop = threading.Event()
 
@@ -56,9 +59,10 @@ def main(settings: Settings) -> None:
     if settings.auth_metrics_listen:
         metrics.KEY_AGE.labels("master").set_function(metrics.age_of(settings.master_key_path()))
         metrics.KEY_AGE.labels("sealing").set_function(metrics.age_of(settings.sealing_key_path()))
-        metrics.DATABASE_CONNECTIONS.set_function(lambda: pool_in_use(store.engine))
+        database.measure(store.engine)
         metrics.serve(
-            settings.auth_metrics_listen, lambda: {"grpc": server.is_serving, "database": answers(store.engine)}
+            settings.auth_metrics_listen,
+            {"grpc": lambda: server.is_serving, "database": lambda: database.answers(store.engine)},
         )
     server.run(settings.auth_listen, stops=[stop.set])
 
@@ -150,4 +154,4 @@ def _add(server: rpc.Server, module: ModuleType, service: str, methods: dict[str
             request_deserializer=request.FromString,
             response_serializer=lambda reply: reply.SerializeToString(),
         )
-    server.add_generic(descriptor.full_name, handlers)
+    server.add_generic(descriptor.full_name, handlers, callers=["gateway"])

@@ -201,13 +201,13 @@ def introspections(stack: Stack) -> load.Result:
     """What the gateway waits for when it sees a token for the first time."""
     result = load.Result()
     tokens = [stack.token() for _ in range(300)]
-    with rpc.channel(stack.environment["GSTACK_AUTH_TARGET"]) as channel:
+    with rpc.channel(stack.environment["GSTACK_AUTH_TARGET"], "auth", None) as channel:
         auth = auth_pb2_grpc.AuthStub(channel)
-        auth.Authenticate(auth_pb2.AuthenticateRequest(token="unknown"))
+        auth.Authenticate(auth_pb2.AuthenticateRequest(token="unknown"), timeout=10)
         begun = time.monotonic()
         for token in tokens:
             started = time.monotonic()
-            found = auth.Authenticate(auth_pb2.AuthenticateRequest(token=token, base=stack.url))
+            found = auth.Authenticate(auth_pb2.AuthenticateRequest(token=token, base=stack.url), timeout=10)
             result.seconds.append(time.monotonic() - started)
             result.failures += not found.active
         result.elapsed = time.monotonic() - begun

@@ -3,6 +3,7 @@
     normalize     method override, version and path
     find_route    404, 405, 501
     authenticate  bearer token to principal: 401, 403, 503
+    admit         429 for a user with too many requests in hand
     decode        path + query + JSON to a request message: 400, 413
     call          one gRPC call to a translator
     encode        reply message, `fields` mask, JSON
@@ -26,9 +27,10 @@ from cachetools import LRUCache
 from google.protobuf.message import Message
 
 from gateway import codec, fields
+from gateway.limits import Users
 from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
-from gstack.kernel import metrics, rpc
+from gstack.kernel import metrics, rpc, tracing
 from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
@@ -52,6 +54,7 @@ class Request:
     base: str
     address: str = ""  # of the client
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    traceparent: str = ""
 
     # What the steps find out, in their order.
     parameters: list[tuple[str, str]] = field(default_factory=list)
@@ -59,6 +62,7 @@ class Request:
     route: Route | None = None
     path_parameters: dict[str, str] = field(default_factory=dict)
     principal: Principal | None = None
+    admitted: bool = False
     message: Message | None = None
     reply: bytes = b""
 
@@ -85,12 +89,13 @@ class Api:
         self._calls: dict[str, Any] = {route.rpc: channel.unary_unary(route.rpc) for route in router.routes}
         self._encoded: LRUCache[Any, bytes] = LRUCache(settings.reply_cache_bytes, getsizeof=len)
         self._lock = threading.Lock()
-        self.steps = (self.normalize, self.find_route, self.authenticate, self.decode, self.call)
+        self.users = Users(settings.gateway_requests_per_user)
+        self.steps = (self.normalize, self.find_route, self.authenticate, self.admit, self.decode, self.call)
 
     def handle(self, request: Request) -> Response:
         """Any request below the API's prefix. Never raises."""
         started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request_id=request.id), metrics.running(metrics.HTTP_RUNNING):
+        with tracing.request("request", request.id, request.traceparent), metrics.running(metrics.HTTP_RUNNING):
             try:
                 for step in self.steps:
                     step(request)
@@ -100,11 +105,15 @@ class Api:
             except Exception:
                 log.exception("unexpected_error", path=request.path)
                 response = self.refuse(ApiError(500, f"Internal error. Request id: {request.id}"))
+            finally:
+                if request.admitted and request.principal is not None:
+                    self.users.leave(request.principal.key)
             if request.route is not None and request.route.mutates:
                 self.audit(request, response)
             seconds = time.monotonic() - started
             method = request.route.id if request.route else "unknown"
             metrics.HTTP_SECONDS.labels(method, str(response.status)).observe(seconds)
+            tracing.note(method, status=response.status)
             log.info(
                 "request",
                 method=request.route.id if request.route else "",
@@ -151,6 +160,11 @@ class Api:
         request.principal = self.tokens.principal(authorization, request.base, request.address)
         request.principal.check_scope(self.router.surface.scopes, _route(request).mutates)
 
+    def admit(self, request: Request) -> None:
+        assert request.principal is not None
+        self.users.enter(request.principal.key)
+        request.admitted = True
+
     def decode(self, request: Request) -> None:
         route = _route(request)
         if len(request.body) > self.settings.max_body:
@@ -165,7 +179,6 @@ class Api:
         metadata = (
             (rpc.CREDENTIAL, request.principal.credential),
             (rpc.LINK_BASE, self.link_base(request)),
-            (rpc.REQUEST_ID, request.id),
         )
         try:
             request.reply = self._calls[_route(request).rpc](
@@ -182,6 +195,7 @@ class Api:
         key = (route.id, hash(request.reply), len(request.reply), mask, pretty)
         with self._lock:
             body = self._encoded.get(key)
+        metrics.CACHE.labels("encoded", "miss" if body is None else "hit").inc()
         if body is None:
             parsed = fields.parse(mask)
             value = route.encode(route.reply.FromString(request.reply))

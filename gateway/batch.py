@@ -82,6 +82,7 @@ def _request(outer: Request, part: Message) -> Request:
         base=outer.base,
         address=outer.address,
         id=f"{outer.id}-{uuid.uuid4().hex[:8]}",
+        traceparent=outer.traceparent,
     )
 
 

@@ -15,7 +15,7 @@ from cachetools import TLRUCache
 
 from gstack.auth.v1 import auth_pb2
 from gstack.kernel.errors import ApiError, from_rpc
-from gstack.kernel.metrics import TOKEN_CACHE
+from gstack.kernel.metrics import CACHE
 
 _SIZE = 50_000
 _TIMEOUT = 10.0
@@ -49,9 +49,13 @@ IAM = Scopes(
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. credential: sealed, for translators and auth only. known_until: seconds since the epoch."""
+    """Who asks. credential: sealed, for translators and auth only. known_until: seconds since the epoch.
+
+    key: of the user, the same for all of its credentials.
+    """
 
     subject: str
+    key: str
     credential: bytes
     scopes: frozenset[str]
     known_until: float
@@ -85,7 +89,7 @@ class Tokens:
         key = hashlib.sha256(f"{base} {token}".encode()).digest()
         with self._lock:
             known = self._cache.get(key)
-        TOKEN_CACHE.labels("miss" if known is None else "hit").inc()
+        CACHE.labels("tokens", "miss" if known is None else "hit").inc()
         if known is not None:
             return known
         try:
@@ -96,7 +100,7 @@ class Tokens:
         if not found.active:
             raise ApiError(401, INVALID)
         until = min(time.time() + min(self._seconds, found.cache_seconds), float(found.expires_at))
-        principal = Principal(found.subject, found.credential, frozenset(found.scopes), until)
+        principal = Principal(found.subject, found.key, found.credential, frozenset(found.scopes), until)
         with self._lock:
             self._cache[key] = principal
         return principal

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from urllib.parse import quote, urlsplit
 
 import flask
@@ -12,23 +15,35 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as FlaskResponse
 
-from gateway import codec
 from gateway.api import JSON, Api, Request, Response, error_response
 from gateway.batch import Batch
 from gateway.discovery import Discovery
+from gateway.limits import Room
 from gateway.oauth import ENDPOINTS, OAuth
 from gateway.pages import add_pages
 from gateway.routes import COMPUTE, IAM, Router
 from gateway.tokens import Tokens
-from gstack.kernel import metrics, rpc
+from gstack.kernel import metrics, rpc, tracing
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
+from gstack.kernel.tls import Tls
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def create_app(settings: Settings) -> Flask:
-    """The WSGI application of one process. gRPC channels are made here, so call it after a fork."""
+# What the API measures and traces itself, each of its methods by name.
+_API = ("/compute/", "/v1/<")
+# What the readiness of a gateway is made of.
+CHECKS = ("gateway", "translator", "auth")
+# Probes are answered whatever else there is to do.
+_PROBES = ("/healthz", "/readyz", "/readyz/<name>")
+
+
+def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False) -> Flask:
+    """The WSGI application of one process. gRPC channels are made here, so call it after a fork.
+
+    draining: whether this gateway was told to stop, and only serves on until balancers know it.
+    """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body * 2
     app.url_map.merge_slashes = False
@@ -37,7 +52,10 @@ def create_app(settings: Settings) -> Flask:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=settings.proxies, x_proto=settings.proxies, x_host=settings.proxies
         )
-    translator, auth = rpc.channel(settings.translator_target), rpc.channel(settings.auth_target)
+    tls = Tls.of(settings)
+    translator = rpc.channel(settings.translator_target, "translator", tls)
+    auth = rpc.channel(settings.auth_target, "auth", tls)
+    room = Room(settings.gateway_threads)
     tokens = Tokens(auth, settings.token_cache_seconds)
     api = Api(settings, Router(COMPUTE), translator, tokens)
     iam = Api(settings, Router(IAM), auth, tokens)
@@ -60,6 +78,8 @@ def create_app(settings: Settings) -> Flask:
             body=flask.request.get_data(),
             base=base(),
             address=flask.request.remote_addr or "",
+            id=flask.g.id,
+            traceparent=flask.request.headers.get("Traceparent", ""),
         )
         return request
 
@@ -68,18 +88,30 @@ def create_app(settings: Settings) -> Flask:
             response = api.compressed(response)
         return flask.Response(response.body, response.status, response.headers)
 
+    def rule() -> str:
+        return flask.request.url_rule.rule if flask.request.url_rule else "unknown"
+
     @app.before_request
     def begin() -> None:
-        flask.g.started = time.monotonic()
+        flask.g.started, flask.g.id, flask.g.held = time.monotonic(), uuid.uuid4().hex, ExitStack()
+        if rule() not in _PROBES:
+            flask.g.held.enter_context(room.place())
+        if not rule().startswith(_API):
+            traceparent = flask.request.headers.get("Traceparent", "")
+            flask.g.held.enter_context(tracing.request(rule(), flask.g.id, traceparent))
 
     @app.after_request
     def measure(answer: FlaskResponse) -> FlaskResponse:
-        """The APIs measure their methods themselves, and batches their parts."""
-        rule = flask.request.url_rule.rule if flask.request.url_rule else "unknown"
-        if not rule.startswith(("/compute/", "/v1/<")):
+        if not rule().startswith(_API):
             seconds = time.monotonic() - flask.g.started
-            metrics.HTTP_SECONDS.labels(rule, str(answer.status_code)).observe(seconds)
+            metrics.HTTP_SECONDS.labels(rule(), str(answer.status_code)).observe(seconds)
+            tracing.note(status=answer.status_code)
+        answer.headers.setdefault("X-Request-Id", flask.g.id)
         return answer
+
+    @app.teardown_request
+    def end(_: BaseException | None) -> None:
+        flask.g.held.close()
 
     # The API
 
@@ -128,8 +160,15 @@ def create_app(settings: Settings) -> Flask:
 
     # For people and for probes
 
+    found: tuple[Callable[[], bool], ...] = (
+        lambda: not draining(),
+        lambda: rpc.healthy(settings.translator_target, "translator", tls),
+        lambda: rpc.healthy(settings.auth_target, "auth", tls),
+    )
+    checks = dict(zip(CHECKS, found, strict=True))
+
     def health() -> dict[str, bool]:
-        return {"translator": rpc.healthy(settings.translator_target), "auth": rpc.healthy(settings.auth_target)}
+        return {name: check() for name, check in checks.items()}
 
     add_pages(app, auth, base=base, health=health, incoming=incoming)
 
@@ -138,12 +177,10 @@ def create_app(settings: Settings) -> Flask:
         return flask.Response(b'{"status": "ok"}\n', 200, {"Content-Type": JSON})
 
     @app.get("/readyz")
-    def ready() -> FlaskResponse:
-        found = health()
-        status = 200 if all(found.values()) else 503
-        return flask.Response(
-            codec.to_json({"ready": status == 200, "services": found}, True), status, {"Content-Type": JSON}
-        )
+    @app.get("/readyz/<name>")
+    def ready(name: str = "") -> FlaskResponse:
+        good, body = metrics.readiness(checks, name)
+        return flask.Response(body, 200 if good else 503, {"Content-Type": JSON})
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> FlaskResponse:

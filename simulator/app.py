@@ -74,6 +74,8 @@ class Simulator:
             await _answer(send, *self._control(scope["method"], path, body))
         elif path == "/client/api" or path.startswith("/client/api/"):
             await self._api(scope, body, send)
+        elif path == "/healthz":
+            await _answer(send, 200, b'{"status": "ok"}\n')
         else:
             await _answer(send, 404, HTML_ERROR.format(404, "Not Found").encode(), b"text/html;charset=iso-8859-1")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
+from gstack.kernel.metrics import CACHE
 from translator_service.cloudstack.client import Answer, Client
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Catalog:
                 slot = self._slots[owner, kind.name] = _Slot()
         entry = slot.entry
         oldest = max(newer_than, time.monotonic() - kind.ttl)
-        if entry is not None and entry.fetched >= oldest:
+        fresh = entry is not None and entry.fetched >= oldest
+        CACHE.labels("catalog", "hit" if fresh else "miss").inc()
+        if entry is not None and fresh:
             return entry
         with slot.lock:
             entry = slot.entry

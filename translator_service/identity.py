@@ -162,4 +162,5 @@ def add_service(server: Server, environment: Environment) -> None:
             "Projects": handler(projects, pb.ProjectsRequest, "Identity.Projects"),
             "FindProject": handler(find_project, pb.ProjectRequest, "Identity.FindProject"),
         },
+        callers=["auth"],
     )

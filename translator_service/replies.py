@@ -12,6 +12,8 @@ from collections.abc import Callable
 from cachetools import LRUCache
 from google.protobuf.message import Message
 
+from gstack.kernel.metrics import CACHE
+
 # Larger replies would push out many small ones that are asked for more often.
 _LARGEST = 8 * 1024 * 1024
 
@@ -24,6 +26,7 @@ class Replies:
     def get(self, key: int, build: Callable[[], Message]) -> bytes:
         with self._lock:
             known = self._cache.get(key)
+        CACHE.labels("replies", "miss" if known is None else "hit").inc()
         if known is not None:
             return known
         encoded = build().SerializeToString()

@@ -18,7 +18,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
-from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, REQUEST_ID, Server, guarded
+from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, guarded
+from gstack.kernel.tracing import REQUEST_ID
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.operations.engine import replay
 from translator_service.scope import Environment, Scope, open_scope
@@ -63,7 +64,7 @@ def add_services(server: Server, environment: Environment) -> None:
                 request_deserializer=GetMessageClass(descriptor.input_type).FromString,
                 response_serializer=_serialize,
             )
-        server.add_generic(service.full_name, handlers)
+        server.add_generic(service.full_name, handlers, callers=["gateway"])
 
 
 def _serialize(reply: Message | bytes) -> bytes:

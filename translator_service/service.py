@@ -6,11 +6,11 @@ import socket
 
 import structlog
 
-from gstack.kernel import metrics
-from gstack.kernel.database import answers, pool_in_use
+from gstack.kernel import database, metrics, tracing
 from gstack.kernel.rpc import Server
 from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
+from gstack.kernel.tls import Tls
 from translator_service import identity, mapping, resources
 from translator_service.cloudstack.client import Endpoint
 from translator_service.operations.engine import Engine
@@ -48,9 +48,11 @@ def environment(settings: Settings) -> Environment:
 
 def main(settings: Settings) -> None:
     """Serve until SIGTERM."""
+    tracing.configure("translator")
+    metrics.about("translator")
     shared = environment(settings)
     resources.load()
-    server = Server(settings.translator_threads)
+    server = Server(settings.translator_threads, Tls.of(settings), settings.connection_age)
     add_services(server, shared)
     identity.add_service(server, shared)
     engine = Engine(shared, settings.executor_id or f"{socket.gethostname()}/{settings.translator_listen}")
@@ -59,7 +61,7 @@ def main(settings: Settings) -> None:
         _measure(shared.store)
         metrics.serve(
             settings.translator_metrics_listen,
-            lambda: {"grpc": server.is_serving, "database": answers(shared.store.engine)},
+            {"grpc": lambda: server.is_serving, "database": lambda: database.answers(shared.store.engine)},
         )
     server.run(settings.translator_listen, stops=[engine.stop, shared.endpoint.close])
 
@@ -72,4 +74,4 @@ def _measure(store: Store) -> None:
     """Asked whenever Prometheus asks."""
     metrics.OPERATIONS_UNFINISHED.set_function(lambda: store.unfinished()[0])
     metrics.OPERATIONS_OLDEST.set_function(lambda: store.unfinished()[1])
-    metrics.DATABASE_CONNECTIONS.set_function(lambda: pool_in_use(store.engine))
+    database.measure(store.engine)

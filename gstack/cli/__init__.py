@@ -15,7 +15,7 @@ import click
 from pydantic import ValidationError
 
 from gstack import __version__
-from gstack.cli import db, keys
+from gstack.cli import certs, db, health, keys, secrets
 from gstack.kernel.sealing import KeyFileError
 from gstack.kernel.settings import Settings
 
@@ -49,6 +49,9 @@ def main() -> None:
 
 main.add_command(keys.group)
 main.add_command(db.group)
+main.add_command(certs.command)
+main.add_command(secrets.command)
+main.add_command(health.command)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,28 +30,41 @@ def group() -> None:
     """
 
 
+_service = click.option("--service", type=click.Choice(["auth", "translator"]), help="One of the two databases.")
+
+
 @group.command()
-def upgrade() -> None:
+@_service
+@click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Wait so long for a database to answer.")
+def upgrade(service: str | None, wait: float) -> None:
     """Bring the schemas up to date. Safe to repeat, and to run while services of the release before work."""
     import sqlalchemy as sa
 
     from gstack.kernel.database import schema_state
     from gstack.kernel.sealing import KeyFileError
 
-    for database in _databases():
-        try:
-            engine = database.open()
-        except (KeyFileError, sa.exc.SQLAlchemyError) as error:
-            raise click.ClickException(f"{database.service}: {_text(error)}") from None
+    until = time.monotonic() + wait
+    for database in _databases(service):
+        while True:
+            try:
+                engine = database.open()
+                break
+            except sa.exc.OperationalError as error:
+                if time.monotonic() > until:
+                    raise click.ClickException(f"{database.service}: {_text(error)}") from None
+                time.sleep(1.0)
+            except (KeyFileError, sa.exc.SQLAlchemyError) as error:
+                raise click.ClickException(f"{database.service}: {_text(error)}") from None
         click.echo(f"{database.service}: schema {schema_state(engine, database.migrations)[0]}")
         engine.dispose()
 
 
 @group.command()
-def check() -> None:
+@_service
+def check(service: str | None) -> None:
     """Compare the schemas with this release; status 1 when one is older."""
     old = False
-    for database in _databases():
+    for database in _databases(service):
         current, head = _state(database)
         if current == head:
             said = f"schema {current}, as this release"
@@ -80,7 +94,8 @@ def _state(database: _Database) -> tuple[str | None, str]:
         engine.dispose()
 
 
-def _databases() -> list[_Database]:
+def _databases(service: str | None) -> list[_Database]:
+    """Of that service, or of all."""
     from gstack.cli import _settings as read
     from gstack.kernel.database import open_database
     from gstack.kernel.sealing import Keyring
@@ -92,10 +107,11 @@ def _databases() -> list[_Database]:
     def open_auth() -> sa.Engine:
         return open_database(urls[0], auth, keyring=Keyring(settings.master_key_path()))
 
-    return [
+    both = [
         _Database("auth", urls[0], auth, open_auth),
         _Database("translator", urls[1], translator, lambda: open_database(urls[1], translator)),
     ]
+    return [one for one in both if service in (None, one.service)]
 
 
 def _text(error: Exception) -> str:

@@ -21,6 +21,11 @@ def configuration() -> str:
         "Each setting is an environment variable, or a lower-case key without `GSTACK_` in the TOML file that",
         "`GSTACK_CONFIG` names. The environment wins. Times are in seconds, sizes in bytes.",
         "",
+        "What must not stand in an environment may be a file: `GSTACK_SECRETS_DIR` names a folder in which a file",
+        "`gstack_database_url`, for example, holds the value of `GSTACK_DATABASE_URL`. Files of keys and certificates",
+        "have settings of their own below. Traces go to the OpenTelemetry collector that `OTEL_EXPORTER_OTLP_ENDPOINT`",
+        "names, if the extra `otel` is installed; OpenTelemetry's other variables hold too.",
+        "",
         "| variable | default | meaning |",
         "|---|---|---|",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import errno
 import http.client
 import ipaddress
@@ -19,15 +18,14 @@ from urllib.parse import urlsplit
 
 import click
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from gstack.cli.certs import Authority
 from gstack.kernel.sealing import create_key
 from gstack.kernel.settings import Settings
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 25.0
+_GOOGLE = ("www.googleapis.com", "compute.googleapis.com", "accounts.google.com", "oauth2.googleapis.com")
 
 
 def run(settings: Settings, *, demo: bool, host: str, port: int, tls: bool) -> int:
@@ -59,6 +57,8 @@ def run(settings: Settings, *, demo: bool, host: str, port: int, tls: bool) -> i
         "GSTACK_AUTH_TARGET": f"127.0.0.1:{ports[1]}",
         "GSTACK_EXECUTOR_ID": settings.executor_id or "up",
         "GSTACK_CLOUDSTACK_URL": f"http://127.0.0.1:{ports[2]}/client/api" if demo else settings.cloudstack_url,
+        # Nobody balances here: Ctrl-C means now.
+        "GSTACK_GATEWAY_DRAIN_SECONDS": "0",
         "PYTHONUNBUFFERED": "1",
     }
     if tls:
@@ -192,55 +192,21 @@ def _welcome(url: str, demo: bool, ca: Path | None) -> str:
 
 
 def _certificate(settings: Settings, host: str) -> dict[str, str]:
-    """A private CA and a certificate for this host, made once and kept in the state folder."""
+    """A private CA and a certificate for this host, kept in the state folder."""
     ca_file, cert_file, key_file = (settings.state_file(name) for name in ("ca.pem", "tls.pem", "tls.key"))
-    if not (ca_file.exists() and cert_file.exists() and key_file.exists()):
-        now = datetime.datetime.now(datetime.UTC)
-        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"gstack CA of {socket.gethostname()}")])
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        names: list[x509.GeneralName] = [
-            x509.DNSName(name)
-            for name in (
-                "localhost",
-                "www.googleapis.com",
-                "compute.googleapis.com",
-                "accounts.google.com",
-                "oauth2.googleapis.com",
-            )
-        ]
-        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            names.append(x509.DNSName(host))
-
-        def builder(name: x509.Name, public: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-            made = x509.CertificateBuilder(issuer, name, public, x509.random_serial_number())
-            return made.not_valid_before(now - datetime.timedelta(minutes=5)).not_valid_after(
-                now + datetime.timedelta(days=days)
-            )
-
-        authority = builder(issuer, ca_key.public_key(), 3650)
-        authority = authority.add_extension(x509.BasicConstraints(True, 0), True).add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False
-        )
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        ca = authority.add_extension(usage, True).sign(ca_key, hashes.SHA256())
-        leaf = builder(subject, key.public_key(), 820).add_extension(x509.SubjectAlternativeName(names), False)
-        leaf = leaf.add_extension(x509.BasicConstraints(False, None), True).add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False
-        )
-        ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-        cert_file.write_bytes(leaf.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-        with os.fdopen(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(
-                key.private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                )
-            )
+    # Google's hosts too: clients with fixed addresses are led here by /etc/hosts or a proxy.
+    names: list[x509.GeneralName] = [_name(one) for one in dict.fromkeys((host, "127.0.0.1", "localhost", *_GOOGLE))]
+    authority = Authority(ca_file, settings.state_file("ca.key"), f"gstack CA of {socket.gethostname()}")
+    authority.issue(cert_file, key_file, names)
     return {
         "GSTACK_GATEWAY_TLS_CERT": str(cert_file),
         "GSTACK_GATEWAY_TLS_KEY": str(key_file),
         "GSTACK_CA_FILE": str(ca_file),
     }
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -16,11 +16,14 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.pool import QueuePool
 
+from gstack.kernel import metrics
+
 log = structlog.get_logger()
 
 # Any number that is ours: replicas that start together migrate one after another.
 _SCHEMA_LOCK = 0x67737461636B
 _BUSY_SECONDS = 10.0
+_POOL_SIZE, _POOL_OVERFLOW = 20, 40
 
 
 def open_database(url: str, migrations: str, **attributes: Any) -> sa.Engine:
@@ -30,7 +33,11 @@ def open_database(url: str, migrations: str, **attributes: Any) -> sa.Engine:
     SQLite runs in WAL mode: readers never wait for a writer.
     """
     engine = sa.create_engine(
-        url, poolclass=QueuePool, pool_size=20, max_overflow=40, pool_pre_ping=not url.startswith("sqlite")
+        url,
+        poolclass=QueuePool,
+        pool_size=_POOL_SIZE,
+        max_overflow=_POOL_OVERFLOW,
+        pool_pre_ping=not url.startswith("sqlite"),
     )
     if engine.dialect.name == "sqlite":
 
@@ -61,10 +68,13 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.01)
 
 
-def pool_in_use(engine: sa.Engine) -> int:
-    """Connections that somebody holds."""
+def measure(engine: sa.Engine) -> None:
+    """Metrics of this process's database, looked up whenever Prometheus asks."""
     pool = engine.pool
-    return pool.checkedout() if isinstance(pool, QueuePool) else 0
+    assert isinstance(pool, QueuePool)
+    metrics.DATABASE_UP.set_function(lambda: float(answers(engine)))
+    metrics.DATABASE_CONNECTIONS.set_function(pool.checkedout)
+    metrics.DATABASE_CONNECTIONS_MAX.set(_POOL_SIZE + _POOL_OVERFLOW)
 
 
 def answers(engine: sa.Engine) -> bool:

@@ -2,6 +2,7 @@
 
     /healthz   200 while the process lives; asks nobody
     /readyz    200 when it can do its work, else 503; JSON that names what is missing
+    /readyz/X  the same of one of these
     /metrics   Prometheus text
 
 Labels are names of methods, commands and outcomes: never a name, an address or anything else of a customer's.
@@ -13,13 +14,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from gstack import __version__
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 # Set by a service of several processes: each writes to files there, and whoever serves /metrics adds them up.
@@ -31,14 +34,30 @@ HTTP_SECONDS = Histogram(
     buckets=_BUCKETS,
 )  # fmt: skip
 HTTP_RUNNING = Gauge("gstack_http_requests_running", "Requests in hand.", multiprocess_mode="livesum")
-TOKEN_CACHE = Counter("gstack_token_cache", "Bearer tokens by whether the cache knew them.", ["result"])
+HTTP_REFUSED = Counter(
+    "gstack_http_refused", "Requests refused at once, for overload of the process or the limit of a user.", ["reason"]
+)
+
+# Every service
+BUILD = Gauge("gstack_build_info", "Always 1.", ["service", "version"], multiprocess_mode="max")
+CERTIFICATE = Gauge(
+    "gstack_certificate_not_after_seconds",
+    "When the certificate of this service for the others ends, in Unix time.",
+    multiprocess_mode="max",
+)
+CACHE = Counter(
+    "gstack_cache", "Questions to caches (tokens, encoded, replies, catalog), by hit or miss.", ["cache", "result"]
+)
 
 # Services behind it
 RPC_SECONDS = Histogram(
     "gstack_rpc_seconds", "gRPC calls answered, by method and status.", ["method", "status"], buckets=_BUCKETS
 )
 RPC_RUNNING = Gauge("gstack_rpc_running", "gRPC calls in hand.")
+RPC_REFUSED = Counter("gstack_rpc_refused", "gRPC calls refused at once, because too many are in hand.")
 DATABASE_CONNECTIONS = Gauge("gstack_database_connections", "Connections of the pool that are in use.")
+DATABASE_CONNECTIONS_MAX = Gauge("gstack_database_connections_max", "Connections that the pool may have.")
+DATABASE_UP = Gauge("gstack_database_up", "1 when the database answers, else 0.")
 
 # Translator
 CLOUDSTACK_SECONDS = Histogram(
@@ -47,6 +66,10 @@ CLOUDSTACK_SECONDS = Histogram(
     ["command", "outcome"],
     buckets=_BUCKETS,
 )
+CLOUDSTACK_CIRCUIT = Gauge(
+    "gstack_cloudstack_circuit_open", "1 while CloudStack is not asked because it did not answer, else 0."
+)
+JOBS_RUNNING = Gauge("gstack_cloudstack_jobs_running", "Jobs of CloudStack that this translator follows.")
 OPERATIONS_UNFINISHED = Gauge("gstack_operations_unfinished", "Operations that are not done, of all translators.")
 OPERATIONS_OLDEST = Gauge("gstack_operations_oldest_seconds", "Age of the oldest of them.")
 
@@ -70,6 +93,11 @@ def running(gauge: Gauge) -> Iterator[None]:
         gauge.dec()
 
 
+def about(service: str) -> None:
+    """Which release of a service this is."""
+    BUILD.labels(service, __version__).set(1)
+
+
 def age_of(path: Path) -> Callable[[], float]:
     """For KEY_AGE: the file is looked at whenever somebody asks."""
 
@@ -90,8 +118,18 @@ def text() -> bytes:
     return generate_latest(registry)
 
 
-def serve(listen: str, ready: Callable[[], dict[str, bool]]) -> ThreadingHTTPServer:
-    """Serve the three paths from threads of their own. ready: what the service needs, and whether it is there."""
+Checks = Mapping[str, Callable[[], bool]]
+
+
+def readiness(checks: Checks, name: str = "") -> tuple[bool, bytes]:
+    """Whether everything, or the one thing of this name, is there; and JSON that says so."""
+    found = {one: check() for one, check in checks.items() if name in ("", one)}
+    good = bool(found) and all(found.values())
+    return good, json.dumps({"ready": good, "services": found}, indent=1).encode() + b"\n"
+
+
+def serve(listen: str, checks: Checks) -> ThreadingHTTPServer:
+    """Serve the paths from threads of their own. checks: what the service needs, and whether it is there."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -100,10 +138,8 @@ def serve(listen: str, ready: Callable[[], dict[str, bool]]) -> ThreadingHTTPSer
             path = self.path.partition("?")[0]
             if path == "/healthz":
                 self._answer(200, b'{"status": "ok"}\n', "application/json")
-            elif path == "/readyz":
-                found = ready()
-                good = all(found.values())
-                body = json.dumps({"ready": good, "services": found}).encode() + b"\n"
+            elif path == "/readyz" or path.startswith("/readyz/"):
+                good, body = readiness(checks, path.removeprefix("/readyz").strip("/"))
                 self._answer(200 if good else 503, body, "application/json")
             elif path == "/metrics":
                 self._answer(200, text(), CONTENT_TYPE_LATEST)

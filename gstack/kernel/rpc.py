@@ -1,7 +1,8 @@
 """gRPC servers and channels as all services use them.
 
-Server: a bounded thread pool, health, reflection, errors as `ApiError` in trailing metadata, drain on SIGTERM.
-Channel: round robin over what the target resolves to, keepalive, retries of UNAVAILABLE only, health checked.
+Server: a bounded thread pool with a bounded queue, health, reflection, errors as `ApiError` in trailing metadata, drain
+on SIGTERM. Channel: round robin over what the target resolves to, keepalive, retries of UNAVAILABLE only, health
+checked. Both with TLS if the services have certificates.
 """
 
 from __future__ import annotations
@@ -20,24 +21,27 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gstack.kernel import metrics
+from gstack.kernel import metrics, tracing
 from gstack.kernel.errors import ApiError
+from gstack.kernel.tls import Tls, role_name, roles_of
 
 log = structlog.get_logger()
 
 _DRAIN_SECONDS = 1.0
-# What the gateway sends with every call, by the names of gRPC metadata: the principal's sealed credential, the base of
-# links, the id of the request.
+# What the gateway sends with a call, by the names of gRPC metadata: the principal's sealed credential, the base of
+# links. The ids of the request go with every call (see tracing).
 CREDENTIAL = "x-credential-bin"
 LINK_BASE = "x-link-base"
-REQUEST_ID = "x-request-id"
+
+# Of health checks, and of telling callers that there are too many of them: neither waits for a call's thread.
+_aside = futures.ThreadPoolExecutor(2, thread_name_prefix="rpc-aside")
+# The name under which the health of the process is asked for, whether it takes calls or not.
+LIVENESS = "liveness"
 
 MAX_MESSAGE = 64 * 1024 * 1024
 _SERVER_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
-    # New replicas get traffic: clients reconnect, and resolve, now and then.
-    ("grpc.max_connection_age_ms", 120_000),
     ("grpc.max_connection_age_grace_ms", 150_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -74,12 +78,76 @@ _CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
 ]
+# A channel of old certificates is closed when the calls that it may carry are over.
+_OLD_CHANNEL_SECONDS = 180.0
 
 
-def channel(target: str) -> grpc.Channel:
-    return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+def channel(target: str, service: str, tls: Tls | None) -> grpc.Channel:
+    """To the replicas of a service. Every call takes the ids of the request in hand with it."""
+    return _Channel(target, service, tls)
+
+
+class _Channel(grpc.Channel):
+    """What gRPC's own channel cannot: it is made anew when certificates are renewed."""
+
+    def __init__(self, target: str, service: str, tls: Tls | None):
+        self._target, self._service, self._tls = target, service, tls
+        self._lock = threading.Lock()
+        self._version = tls.version if tls else 0
+        self._channel = self._connect()
+
+    def unary_unary(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Gives a function; its `future` and `with_call` are not there, because nobody needs them."""
+        known: list[tuple[grpc.Channel, Callable[..., Any]]] = []
+
+        def call(request: Any, *, timeout: float, metadata: Sequence[tuple[str, Any]] = ()) -> Any:
+            current = self._current()
+            if not known or known[0][0] is not current:
+                known[:] = [(current, current.unary_unary(method, *arguments, **options))]
+            with tracing.call(method):
+                everything = (*metadata, *tracing.headers().items())
+                return known[0][1](request, timeout=timeout, metadata=everything)
+
+        return call
+
+    def _current(self) -> grpc.Channel:
+        if self._tls is not None and self._tls.version != self._version:
+            with self._lock:
+                if self._tls.version != self._version:
+                    log.info("certificate_renewed", service=self._service)
+                    old, self._channel = self._channel, self._connect()
+                    self._version = self._tls.version
+                    closing = threading.Timer(_OLD_CHANNEL_SECONDS, old.close)
+                    closing.daemon = True
+                    closing.start()
+        return self._channel
+
+    def _connect(self) -> grpc.Channel:
+        return _connect(self._target, self._service, self._tls, _CHANNEL_OPTIONS)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> _Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _not_used(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    unary_stream = stream_unary = stream_stream = subscribe = unsubscribe = _not_used
+
+
+def _connect(target: str, service: str, tls: Tls | None, options: list[tuple[str, Any]]) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(target, options=options)
+    named = [*options, ("grpc.ssl_target_name_override", role_name(service))]
+    return grpc.secure_channel(target, tls.channel_credentials(), options=named)
 
 
 def fail(context: grpc.ServicerContext, error: ApiError) -> Any:
@@ -99,10 +167,14 @@ def guarded(
     """Wrap a method so that ApiErrors cross the wire and anything else is logged once and answered with 500."""
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:
-        metadata: Any = context.invocation_metadata()
-        request_id = str(dict(metadata).get(REQUEST_ID, ""))
+        pairs: Any = context.invocation_metadata()
+        metadata = dict(pairs)
+        request_id = str(metadata.get(tracing.REQUEST_ID, ""))
         started, status = time.monotonic(), "OK"
-        with structlog.contextvars.bound_contextvars(request_id=request_id), metrics.running(metrics.RPC_RUNNING):
+        with (
+            tracing.request(name, request_id, str(metadata.get(tracing.TRACEPARENT, ""))),
+            metrics.running(metrics.RPC_RUNNING),
+        ):
             try:
                 return method(request, context)
             except ApiError as error:
@@ -115,23 +187,88 @@ def guarded(
                     return fail(context, ApiError(500, f"Internal error. Request id: {request_id}"))
                 raise
             finally:
+                tracing.note(status=status)
                 metrics.RPC_SECONDS.labels(name, status).observe(time.monotonic() - started)
 
     return call
 
 
+class _Pool(futures.ThreadPoolExecutor):
+    """Knows how many calls it has, running and waiting."""
+
+    def __init__(self, threads: int):
+        super().__init__(threads, thread_name_prefix="rpc")
+        self._counting = threading.Lock()
+        self.pending = 0
+
+    def submit(self, *work: Any, **options: Any) -> futures.Future[Any]:
+        with self._counting:
+            self.pending += 1
+        try:
+            future = super().submit(*work, **options)
+        except RuntimeError:
+            self._done()
+            raise
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, *_: object) -> None:
+        with self._counting:
+            self.pending -= 1
+
+
+class _Admission(grpc.ServerInterceptor):
+    """Refuses calls at once when as many wait as are worked on: the caller learns it now, not when its time is up.
+
+    gRPC's own limit would refuse health checks too, and make an overload look like a death.
+    """
+
+    def __init__(self, pool: _Pool, limit: int):
+        self._pool = pool
+        self._limit = limit
+
+        def refuse(_: bytes, context: grpc.ServicerContext) -> None:
+            metrics.RPC_REFUSED.inc()
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls in hand")
+
+        refuse.experimental_thread_pool = _aside  # type: ignore[attr-defined]
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(refuse)
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if self._pool.pending >= self._limit and not details.method.startswith("/grpc."):
+            return self._refusal
+        return continuation(details)
+
+
+class _Health(health.HealthServicer):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(experimental_thread_pool=_aside)
+        self.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+
+    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return super().Check(request, context)
+
+    Check.experimental_thread_pool = _aside  # type: ignore[attr-defined]
+
+
 class Server:
     """A gRPC server with health and reflection; `run` blocks until SIGTERM or SIGINT and drains."""
 
-    def __init__(self, threads: int):
-        self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
-        self.grpc = grpc.server(self._pool, options=_SERVER_OPTIONS, maximum_concurrent_rpcs=threads * 2)
-        self.health = health.HealthServicer()
+    def __init__(self, threads: int, tls: Tls | None = None, connection_age: float = 60.0):
+        """connection_age: after these seconds clients connect, and resolve, anew: so new replicas get traffic."""
+        pool = _Pool(threads)
+        options = [*_SERVER_OPTIONS, ("grpc.max_connection_age_ms", int(connection_age * 1000))]
+        self._tls = tls
+        self.grpc = grpc.server(pool, options=options, interceptors=[_Admission(pool, threads * 2)])
+        self.health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._names: list[str] = []
         self.is_serving = False
 
-    def add_generic(self, service: str, handlers: dict[str, Any]) -> None:
+    def add_generic(self, service: str, handlers: dict[str, Any], callers: Sequence[str]) -> None:
+        """callers: services that may call it, if there is TLS to know them by."""
+        if self._tls is not None:
+            handlers = {name: _only_for(set(callers), handler) for name, handler in handlers.items()}
         self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self._names.append(service)
 
@@ -139,7 +276,10 @@ class Server:
         """Bind and serve; returns the port. Raises OSError when the address is taken."""
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc)
         try:
-            port = self.grpc.add_insecure_port(listen)
+            if self._tls is None:
+                port = self.grpc.add_insecure_port(listen)
+            else:
+                port = self.grpc.add_secure_port(listen, self._tls.server_credentials())
         except RuntimeError:
             raise OSError(f"{listen}: address already in use") from None
         self.grpc.start()
@@ -154,8 +294,7 @@ class Server:
 
     def stop(self, grace: float = 20.0) -> None:
         """Say that we go, wait until clients have heard it, finish what is in hand."""
-        self.is_serving = False
-        self.health.enter_graceful_shutdown()
+        self.serving(False)
         # gRPC cancels calls that come in while it stops, and a cancelled call is not tried elsewhere.
         time.sleep(_DRAIN_SECONDS)
         self.grpc.stop(grace).wait()
@@ -174,9 +313,18 @@ class Server:
             stop()
 
 
-def healthy(target: str, timeout: float = 1.0) -> bool:
-    """Whether the service at `target` says SERVING."""
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as probe:
+def _only_for(callers: set[str], handler: Any) -> Any:
+    def call(request: Any, context: grpc.ServicerContext) -> Any:
+        if not callers & roles_of(context):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"only for {' and '.join(sorted(callers))}")
+        return handler.unary_unary(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+
+
+def healthy(target: str, service: str = "", tls: Tls | None = None, timeout: float = 1.0) -> bool:
+    """Whether a replica of the service at `target` says SERVING. service: its name, which TLS needs."""
+    with _connect(target, service, tls, [("grpc.enable_http_proxy", 0)]) as probe:
         try:
             reply = health_pb2_grpc.HealthStub(probe).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError:

@@ -1,6 +1,7 @@
 """All settings, declared once. `docs/configuration.md` is generated from this list.
 
-Sources, the first wins: environment `GSTACK_<NAME>`, the TOML file that `GSTACK_CONFIG` names, the defaults below.
+Sources, the first wins: environment `GSTACK_<NAME>`; files `gstack_<name>` in the folder that `GSTACK_SECRETS_DIR`
+names, for what must not stand in an environment; the TOML file that `GSTACK_CONFIG` names; the defaults below.
 """
 
 from __future__ import annotations
@@ -10,7 +11,20 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+def local_address(listen: str) -> str:
+    """Where a listener of this machine is reached from this machine."""
+    host, _, port = listen.rpartition(":")
+    everywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
+    return f"{everywhere.get(host, host)}:{port}"
 
 
 class Settings(BaseSettings):
@@ -30,6 +44,14 @@ class Settings(BaseSettings):
     gateway_threads: int = Field(default=72, ge=1, description="Requests that one gateway process serves at a time.")
     gateway_metrics_listen: str = Field(
         default="", description="Address of `/healthz`, `/readyz` and `/metrics` of the gateway. Empty: none."
+    )
+    gateway_requests_per_user: int = Field(
+        default=32, ge=1, description="Requests of one user that one gateway process serves at a time; others get 429."
+    )
+    gateway_drain_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="How long a gateway that was told to stop says so on `/readyz`, and still serves, before it stops.",
     )
     gateway_tls_cert: Path | None = Field(default=None, description="Certificate (PEM) of the gateway.")
     gateway_tls_key: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
@@ -68,6 +90,16 @@ class Settings(BaseSettings):
     auth_metrics_listen: str = Field(default="", description="The same of the auth service.")
     auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")
     auth_threads: int = Field(default=16, ge=2, description="Calls that the auth service serves at a time.")
+    connection_age: int = Field(
+        default=60, ge=1, description="Age at which gRPC connections are made anew, so that new replicas are found."
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="Certificate (PEM) of a service for the others, as `gstack certs` makes. With the next two: mTLS "
+        "between services.",
+    )
+    tls_key: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
+    tls_ca: Path | None = Field(default=None, description="CA (PEM) of the services' certificates.")
 
     cloudstack_url: str = Field(
         default="", description="API address of CloudStack, such as `https://cloud.example.org/client/api`."
@@ -136,7 +168,9 @@ class Settings(BaseSettings):
         if file and not Path(file).is_file():
             raise FileNotFoundError(f"GSTACK_CONFIG names {file}, which is not there")
         toml = (TomlConfigSettingsSource(settings_cls, file),) if file else ()
-        return (init_settings, env_settings, *toml)
+        folder = os.environ.get("GSTACK_SECRETS_DIR")
+        secrets = (SecretsSettingsSource(settings_cls, folder),) if folder and Path(folder).is_dir() else ()
+        return (init_settings, env_settings, *secrets, *toml)
 
     def state_file(self, name: str) -> Path:
         """A file below `state_dir`, which is made with mode 0700."""

@@ -140,6 +140,7 @@ def make_stack(folder: Path) -> Stack:
         "GSTACK_EXECUTOR_ID": "tests",
         "GSTACK_CLOUDSTACK_URL": f"http://127.0.0.1:{simulator}/client/api",
         # All tests come from one address, and many of them fail on purpose.
+        "GSTACK_GATEWAY_DRAIN_SECONDS": "0",
         "GSTACK_RATE_REQUESTS": "1000000",
         "GSTACK_RATE_FAILURES": "100000",
         "GSTACK_RATE_KEYS": "1000",

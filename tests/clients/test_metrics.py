@@ -8,6 +8,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from gstack import __version__
 from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, free_ports, make_stack
 from tests.clients.sequences import machine
 
@@ -61,8 +62,8 @@ def test_requests_by_method_and_status(measured: Measured) -> None:
     requests.get(f"{stack.url}/compute/v1/nothing", timeout=10)
     assert measured.value("gateway", name, method="unknown", code="404") >= 1
     assert measured.value("gateway", name, method="/oauth2/token", code="200") >= 1
-    assert measured.value("gateway", "gstack_token_cache_total", result="hit") >= 3
-    assert measured.value("gateway", "gstack_token_cache_total", result="miss") >= 1
+    assert measured.value("gateway", "gstack_cache_total", cache="tokens", result="hit") >= 3
+    assert measured.value("gateway", "gstack_cache_total", cache="tokens", result="miss") >= 1
     assert measured.value("gateway", "gstack_http_requests_running") == 0
 
 
@@ -94,9 +95,32 @@ def test_tokens_by_result_and_the_age_of_keys(measured: Measured) -> None:
     form = {"grant_type": "client_credentials", "client_id": API_KEY, "client_secret": "wrong"}
     requests.post(f"{measured.stack.url}/oauth2/token", form, timeout=10)
     assert measured.value("auth", name, endpoint="Token", result="invalid_client") == before + 1
+    measured.stack.token()
     assert measured.value("auth", name, endpoint="Token", result="ok") >= 1
     for ring in ("master", "sealing"):
         assert 0 <= measured.value("auth", "gstack_key_age_seconds", ring=ring) < 3600
+
+
+def test_every_service_says_what_it_is_and_how_its_database_is(measured: Measured) -> None:
+    for service in measured.ports:
+        assert measured.value(service, "gstack_build_info", service=service, version=__version__) == 1
+    for service in ("translator", "auth"):
+        assert measured.value(service, "gstack_database_up") == 1
+        assert measured.value(service, "gstack_database_connections_max") == 60
+    token = measured.stack.token()
+    for _ in range(2):
+        measured.stack.call("GET", "/zones", token=token)
+    for service, cache in (("gateway", "encoded"), ("translator", "replies"), ("translator", "catalog")):
+        assert measured.value(service, "gstack_cache_total", cache=cache, result="hit") >= 1
+
+
+@pytest.mark.parametrize("service", ["gateway", "translator", "auth"])
+def test_one_part_of_readiness_alone(measured: Measured, service: str) -> None:
+    parts = measured.get(service, "/readyz").json()["services"]
+    for part in parts:
+        found = measured.get(service, f"/readyz/{part}")
+        assert (found.status_code, found.json()) == (200, {"ready": True, "services": {part: True}})
+    assert measured.get(service, "/readyz/nothing").status_code == 503
 
 
 def test_b2_no_metric_holds_a_secret_or_a_name(measured: Measured) -> None:

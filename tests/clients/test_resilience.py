@@ -234,10 +234,10 @@ def test_what_is_away_is_told(own_stack: Stack) -> None:
     answer = requests.post(f"{stack.url}/oauth2/token", form, timeout=30)
     assert answer.status_code == 503
     assert answer.json()["error"]
-    assert ready(stack) == (503, {"translator": True, "auth": False})
+    assert ready(stack) == (503, {"gateway": True, "translator": True, "auth": False})
     stack.kill("translator")
     del stack.processes["translator"]
-    assert ready(stack) == (503, {"translator": False, "auth": False})
+    assert ready(stack) == (503, {"gateway": True, "translator": False, "auth": False})
     # Alive is not ready: nobody restarts a gateway for what stands behind it.
     assert requests.get(f"{stack.url}/healthz", timeout=10).status_code == 200
     for name in ("auth", "translator"):

@@ -365,10 +365,13 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
     port = server.start("127.0.0.1:0")
     typed = orjson.dumps({"username": "nokeys", "password": "nokeys"})
     try:
-        with channel(f"127.0.0.1:{port}") as wire:
+        with channel(f"127.0.0.1:{port}", "translator", None) as wire:
             stub = identity_pb2_grpc.IdentityStub(wire)  # type: ignore[no-untyped-call]
-            assert stub.Projects(pb.ProjectsRequest(credential=credential())).projects[0].name == "demo"
-            assert stub.FindProject(pb.ProjectRequest(credential=credential(), name="webshop")).name == "webshop"
+            assert stub.Projects(pb.ProjectsRequest(credential=credential()), timeout=5).projects[0].name == "demo"
+            assert (
+                stub.FindProject(pb.ProjectRequest(credential=credential(), name="webshop"), timeout=5).name
+                == "webshop"
+            )
             told = []
             for call, request in (
                 (stub.FindProject, pb.ProjectRequest(credential=credential("ian"), name="webshop")),
@@ -376,7 +379,7 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
                 (stub.Verify, pb.VerifyRequest(credential=b"x")),
             ):
                 with pytest.raises(grpc.RpcError) as raised:
-                    call(request)
+                    call(request, timeout=5)
                 error = from_rpc(raised.value)
                 told.append((error.code, error.reason))
     finally:

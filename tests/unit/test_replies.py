@@ -188,7 +188,7 @@ _GOOGLE = "https://www.googleapis.com/auth/"
     ],
 )
 def test_a13_scopes(needed: Scopes, scope: str, reads: bool, writes: bool) -> None:
-    principal = Principal("ian", b"", frozenset((_GOOGLE + scope,)), 0)
+    principal = Principal("ian", "1", b"", frozenset((_GOOGLE + scope,)), 0)
     for mutates, allowed in ((False, reads), (True, writes)):
         if allowed:
             principal.check_scope(needed, mutates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from gateway.api import Api, Request, is_gcutil
 from gateway.routes import COMPUTE, Router
 from gateway.tokens import Principal
 from gstack.compute.v1.instances_pb2 import Instance, InstanceList
+from gstack.kernel import tracing
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
@@ -41,7 +43,8 @@ class Translator:
 
     def unary_unary(self, rpc: str, **_: Any):
         def call(request: bytes, timeout: float, metadata: tuple) -> bytes:
-            self.calls.append((rpc, request, dict(metadata)))
+            # A real channel adds the ids of the request in hand.
+            self.calls.append((rpc, request, {**dict(metadata), **tracing.headers()}))
             if isinstance(self.reply, Exception):
                 raise self.reply
             return self.reply
@@ -57,7 +60,7 @@ class Known:
     def principal(self, authorization: str, base: str, address: str) -> Principal:
         if not authorization:
             raise ApiError(401, "no token", "required")
-        return Principal("ian@example.org", b"sealed", self.scopes, 0.0)
+        return Principal("ian@example.org", "1", b"sealed", self.scopes, 0.0)
 
 
 @pytest.fixture
@@ -240,6 +243,7 @@ def test_the_call_carries_the_credential_and_the_link_base(api: Api, translator:
     found = request("GET", LIST_PATH, "maxResults=2")
     api.handle(found)
     metadata = translator.calls[0][2]
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", metadata.pop("traceparent"))
     assert metadata == {
         "x-credential-bin": b"sealed",
         "x-link-base": "https://www.googleapis.com/compute/v1",

@@ -11,9 +11,10 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ import structlog
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
+from gstack.kernel import tracing
+from translator_service.cloudstack.circuit import Circuit
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable
 from translator_service.cloudstack.signing import signed_query
 
@@ -105,6 +108,7 @@ class Endpoint:
         self.timeout = timeout
         self._verify: bool | str = ca or True
         self._observe = observe
+        self._circuit = Circuit()
         self._adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, pool_block=True)
         self.pool = ThreadPoolExecutor(connections, thread_name_prefix="cloudstack")
 
@@ -119,28 +123,51 @@ class Endpoint:
             expires = datetime.now(UTC) + _EXPIRES
             query |= {"signatureversion": "3", "expires": expires.strftime("%Y-%m-%dT%H:%M:%S+0000")}
         encoded = signed_query(query, keys.secret_key)
+        self._circuit.check()
+        with tracing.call(f"cloudstack {command}", command=command):
+            return self._tried(command, encoded, write, deadline)
+
+    def _tried(self, command: str, encoded: str, write: bool, deadline: float) -> Answer:
         attempts = 1 if write else 2
         started = time.monotonic()
+
+        def unreachable(*, timed_out: bool) -> None:
+            seconds = time.monotonic() - started
+            self._circuit.failed(seconds, timed_out=timed_out)
+            self._told(command, "unreachable", seconds)
+
         for attempt in range(1, attempts + 1):
             try:
                 status, raw = self._send(encoded, write or len(encoded) > _MAX_QUERY, deadline)
                 break
             except requests.ConnectTimeout:
-                self._observe(command, "unreachable", time.monotonic() - started)
+                unreachable(timed_out=True)
                 raise Unreachable("connect timeout") from None
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if attempt == attempts:
-                    self._observe(command, "unreachable", time.monotonic() - started)
+                    unreachable(timed_out=False)
                     refused = "Connection refused" in str(error) or "NewConnectionError" in str(error)
                     raise (MaybeDone if write and not refused else Unreachable)("connection failed") from None
             except requests.RequestException:
-                self._observe(command, "unreachable", time.monotonic() - started)
+                unreachable(timed_out=True)
                 raise (MaybeDone if write else Unreachable)("no answer in time") from None
+        seconds = time.monotonic() - started
         if status == 200:
-            self._observe(command, "ok", time.monotonic() - started)
+            self._circuit.answered()
+            self._told(command, "ok", seconds)
             return _written(raw) if write else Answer(raw)
-        self._observe(command, str(status), time.monotonic() - started)
-        raise _error(status, raw, write)
+        self._told(command, str(status), seconds)
+        failure = _error(status, raw, write)
+        if isinstance(failure, Unreachable):
+            self._circuit.failed(seconds, timed_out=False)
+        else:
+            self._circuit.answered()
+        raise failure
+
+    def _told(self, command: str, outcome: str, seconds: float) -> None:
+        self._observe(command, outcome, seconds)
+        tracing.note(outcome=outcome)
+        log.debug("cloudstack_call", command=command, outcome=outcome, seconds=round(seconds, 4))
 
     def login(
         self, username: str, password: str, domain: str, deadline: float, *, register_keys: bool = False
@@ -151,6 +178,7 @@ class Endpoint:
         register_keys: make keys for a user without. Raises CloudStackError: 531 for a wrong name or password, 511 for a
         user whose second factor is not verified.
         """
+        self._circuit.check()
         session = _Session(self._adapter, self._verify, self.url, lambda: self._timeout(deadline))
         try:
             person = session.open(username, password, domain)
@@ -179,7 +207,8 @@ class Endpoint:
         request = requests.PreparedRequest()
         request.method = "POST" if post else "GET"
         request.url = self.url if post else f"{self.url}?{encoded}"
-        request.headers = CaseInsensitiveDict({"Accept": "application/json"})
+        # Proxies before CloudStack may log the ids; it does not mind them itself.
+        request.headers = CaseInsensitiveDict({"Accept": "application/json", **tracing.headers()})
         request.hooks = {}
         if post:
             request.body = encoded
@@ -309,7 +338,8 @@ class Client:
         """Several reads side by side, answers in the order of the calls; the first failure is raised."""
         if len(calls) == 1:
             return [self.read(*calls[0])]
-        rest = [self.endpoint.pool.submit(self.read, *call) for call in calls[1:]]
+        # With the ids of the request in hand.
+        rest = [self.endpoint.pool.submit(copy_context().run, partial(self.read, *call)) for call in calls[1:]]
         first = self.read(*calls[0])
         return [first, *(future.result() for future in rest)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gstack.kernel.metrics import JOBS_RUNNING, running
 from translator_service.cloudstack.client import Answer, Client
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 
@@ -26,6 +27,13 @@ def run(
     maybe_submitted: an earlier attempt may have got through. Raises CloudStackError for a refused or failed job, with
     `entity` set to what a failed create command left behind, and Unreachable when CloudStack stays away.
     """
+    with running(JOBS_RUNNING):
+        return _run(client, job_id, command, parameters, maybe_submitted)
+
+
+def _run(
+    client: Client, job_id: str, command: str, parameters: dict[str, str], maybe_submitted: bool
+) -> dict[str, Any]:
     lost_since: float | None = None
     entity: str | None = None
     submitted = False

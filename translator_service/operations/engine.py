@@ -16,7 +16,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import operations_pb2 as pb
+from gstack.kernel import tracing
 from gstack.kernel.errors import ApiError, invalid
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client
@@ -128,7 +131,7 @@ class Run:
         def work() -> list[dict[str, Any]]:
             if len(calls) == 1:
                 return [one(calls[0])]
-            futures = [_pool.submit(one, call) for call in calls]
+            futures = [_pool.submit(copy_context().run, partial(one, call)) for call in calls]
             # One may fail: what the others do has to be over before anybody looks at the outcome.
             wait_for(futures)
             return [future.result() for future in futures]
@@ -246,7 +249,12 @@ def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, 
     done = not handler
     sealed = b""
     if handler:
-        content = {"payload": payload, "credential": scope.caller.credential.hex(), "link_base": scope.links.base}
+        content = {
+            "payload": payload,
+            "credential": scope.caller.credential.hex(),
+            "link_base": scope.links.base,
+            "request": tracing.headers(),
+        }
         sealed = scope.environment.sealer.seal(orjson.dumps(content), f"{_PURPOSE}/{name}")
     try:
         scope.store.add_operation(
@@ -297,7 +305,19 @@ def run_operation(name: str) -> None:
         return
     executions = environment.store.begin_execution(name)
     content = orjson.loads(environment.sealer.open(row["payload"], f"{_PURPOSE}/{name}"))
-    error: dict[str, Any] | None = None
+    came_with = content.get("request", {})
+    with tracing.request(row["handler"], came_with.get(tracing.REQUEST_ID, ""), came_with.get(tracing.TRACEPARENT, "")):
+        error = _carry_out(environment, row, content, executions == 1)
+        environment.store.update_operation(
+            name, status="DONE", progress=100, ended=time.time(), error=error, payload=b""
+        )
+
+
+def _carry_out(
+    environment: Environment, row: sa.RowMapping, content: dict[str, Any], first: bool
+) -> dict[str, Any] | None:
+    """The error that the operation ends with, None if it succeeds."""
+    name = row["name"]
     try:
         scope = _patiently(
             lambda: open_scope(environment, bytes.fromhex(content["credential"]), row["project"], content["link_base"])
@@ -306,19 +326,20 @@ def run_operation(name: str) -> None:
         while environment.store.is_blocked(row["owner"], row["target"], row["sequence"]):
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
-        HANDLERS[row["handler"]](Run(name, scope, content["payload"], executions == 1))
+        HANDLERS[row["handler"]](Run(name, scope, content["payload"], first))
+        log.info("operation_done", name=name, type=row["type"], target=row["target"])
+        return None
     except (CloudStackError, OperationError, ApiError, Unreachable) as failure:
-        error = _describe(failure)
         log.warning("operation_failed", name=name, type=row["type"], target=row["target"], error=str(failure))
+        return _describe(failure)
     except Exception:
-        error = {
+        log.exception("operation_crashed", name=name, type=row["type"], target=row["target"])
+        return {
             "code": "INTERNAL_ERROR",
             "message": "Internal error.",
             "status": 500,
             "http_message": "INTERNAL SERVER ERROR",
         }
-        log.exception("operation_crashed", name=name, type=row["type"], target=row["target"])
-    environment.store.update_operation(name, status="DONE", progress=100, ended=time.time(), error=error, payload=b"")
 
 
 def _describe(failure: Exception) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""What is too much is refused at once: in a gateway process, for one user, in a gRPC server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from gateway.limits import Room, Users
+from gstack.kernel import rpc
+from gstack.kernel.errors import ApiError, from_rpc
+
+
+def test_a_crowd_of_quick_requests_passes() -> None:
+    room = Room(2)
+
+    def quick(_: int) -> None:
+        with room.place():
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(quick, range(40)))
+
+
+def test_in_a_lasting_crowd_nobody_waits() -> None:
+    room, done = Room(1), threading.Event()
+    inside = threading.Event()
+
+    def slow() -> None:
+        with room.place():
+            inside.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    inside.wait(10)
+    refused = []
+    for _ in range(20):
+        started = time.monotonic()
+        with pytest.raises(ApiError) as raised, room.place():
+            pass
+        refused.append(time.monotonic() - started)
+        assert (raised.value.code, raised.value.retry_after) == (503, 1)
+    # Only the first of them was given a chance.
+    assert refused[0] > 0.4 and max(refused[1:]) < 0.2
+    done.set()
+    thread.join()
+    with room.place():
+        pass
+
+
+def test_one_user_does_not_take_the_place_of_all() -> None:
+    users = Users(2)
+    users.enter("ian")
+    users.enter("ian")
+    with pytest.raises(ApiError) as raised:
+        users.enter("ian")
+    assert (raised.value.code, raised.value.reason, raised.value.retry_after) == (429, "rateLimitExceeded", 1)
+    users.enter("eve")
+    users.leave("ian")
+    users.enter("ian")
+    for user in ("ian", "ian", "eve"):
+        users.leave(user)
+    assert not users._running
+
+
+class Slow:
+    """A server whose calls take until they are let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.server = rpc.Server(2)
+
+        def method(request: bytes, context: Any) -> bytes:
+            self.go.wait(20)
+            return request
+
+        handler = grpc.unary_unary_rpc_method_handler(rpc.guarded(method, "Slow.Go"))
+        self.server.add_generic("tests.Slow", {"Go": handler}, callers=[])
+        self.address = f"127.0.0.1:{self.server.start('127.0.0.1:0')}"
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    made = Slow()
+    yield made
+    made.go.set()
+    made.server.grpc.stop(None).wait()
+
+
+def test_c6_calls_beyond_threads_and_queue_are_refused_and_health_goes_on(slow: Slow) -> None:
+    with rpc.channel(slow.address, "slow", None) as channel, ThreadPoolExecutor(12) as pool:
+        call = channel.unary_unary("/tests.Slow/Go")
+        waiting = [pool.submit(call, b"x", timeout=20) for _ in range(4)]
+        until = time.monotonic() + 10
+        while slow.server.grpc._state.active_rpc_count < 4:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        for _ in range(5):
+            started = time.monotonic()
+            with pytest.raises(grpc.RpcError) as raised:
+                call(b"x", timeout=20)
+            refusal = from_rpc(raised.value)
+            assert (refusal.code, refusal.retry_after) == (503, 1)
+            assert time.monotonic() - started < 1
+        # A replica that has much to do is no dead one.
+        assert rpc.healthy(slow.address)
+        slow.go.set()
+        assert [one.result(10) for one in waiting] == [b"x"] * 4
+        assert call(b"y", timeout=10) == b"y"
+
+
+def test_calls_that_are_given_up_leave_their_place(slow: Slow) -> None:
+    with rpc.channel(slow.address, "slow", None) as channel, ThreadPoolExecutor(12) as pool:
+        call = channel.unary_unary("/tests.Slow/Go")
+
+        def give_up(_: int) -> grpc.StatusCode:
+            with pytest.raises(grpc.RpcError) as raised:
+                call(b"x", timeout=0.3)
+            return raised.value.code()
+
+        assert set(pool.map(give_up, range(4))) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        slow.go.set()
+        until = time.monotonic() + 10
+        while True:
+            try:
+                assert call(b"y", timeout=10) == b"y"
+                break
+            except grpc.RpcError:
+                assert time.monotonic() < until
+                time.sleep(0.05)
