@@ -23,7 +23,7 @@ class Measured:
     def get(self, service: str, path: str) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{self.ports[service]}{path}", timeout=10)
 
-    def value(self, service: str, name: str, **labels: str) -> float:
+    def value(self, service: str, name: str, /, **labels: str) -> float:
         """The sum of all samples of this name that have these labels."""
         return sum(
             sample.value
