@@ -40,8 +40,8 @@ def main(settings: Settings) -> None:
     os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
     tracing.configure("auth")
     metrics.about("auth")
-    shared = sealing.Keyring(settings.sealing_key_path())
-    store = AuthStore(settings.auth_database(), sealing.Keyring(settings.master_key_path()))
+    shared, master = sealing.Keyring(settings.sealing_key_path()), sealing.Keyring(settings.master_key_path())
+    store = AuthStore(settings.auth_database(), master)
     store.check_keys(settings.master_key_path())
     tls = Tls.of(settings)
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
@@ -57,8 +57,8 @@ def main(settings: Settings) -> None:
 
     threading.Thread(target=purge, name="purge", daemon=True).start()
     if settings.auth_metrics_listen:
-        metrics.KEY_AGE.labels("master").set_function(metrics.age_of(settings.master_key_path()))
-        metrics.KEY_AGE.labels("sealing").set_function(metrics.age_of(settings.sealing_key_path()))
+        metrics.KEY_AGE.labels("master").set_function(master.age)
+        metrics.KEY_AGE.labels("sealing").set_function(shared.age)
         database.measure(store.engine)
         metrics.serve(
             settings.auth_metrics_listen,

@@ -72,7 +72,6 @@ class _Server(BaseApplication):  # type: ignore[misc]
         logs.configure("gateway", self._settings.log_level, self._settings.log_format)
         # In the worker, after the fork: gRPC channels do not survive one.
         tracing.configure("gateway")
-        metrics.about("gateway")
         return create_app(self._settings, lambda: self.draining[0] == 1)
 
 
@@ -104,4 +103,5 @@ def _forget(_: Any, worker: Any) -> None:
 
 def main(settings: Settings) -> None:
     """Serve until SIGTERM."""
+    metrics.about("gateway")
     _Server(settings).run()

@@ -94,15 +94,17 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     @app.before_request
     def begin() -> None:
         flask.g.started, flask.g.id, flask.g.held = time.monotonic(), uuid.uuid4().hex, ExitStack()
+        flask.g.has_place = False
         if rule() not in _PROBES:
             flask.g.held.enter_context(room.place())
+        flask.g.has_place = True
         if not rule().startswith(_API):
             traceparent = flask.request.headers.get("Traceparent", "")
             flask.g.held.enter_context(tracing.request(rule(), flask.g.id, traceparent))
 
     @app.after_request
     def measure(answer: FlaskResponse) -> FlaskResponse:
-        if not rule().startswith(_API):
+        if not rule().startswith(_API) or not flask.g.has_place:
             seconds = time.monotonic() - flask.g.started
             metrics.HTTP_SECONDS.labels(rule(), str(answer.status_code)).observe(seconds)
             tracing.note(status=answer.status_code)

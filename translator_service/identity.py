@@ -6,7 +6,6 @@ wrong is `Invalid Credentials`, whichever it is.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ import orjson
 
 from gstack.auth.v1 import identity_pb2 as pb
 from gstack.kernel.errors import ApiError
-from gstack.kernel.rpc import Server, guarded
+from gstack.kernel.rpc import Server, deadline, guarded
 from gstack.kernel.sealing import IDENTITY, SealError
 from translator_service.cloudstack.client import Client, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
@@ -97,7 +96,7 @@ def _client(environment: Environment, keys: Keys) -> Client:
 
 
 def _deadline(environment: Environment) -> float:
-    return time.monotonic() + environment.settings.cloudstack_timeout
+    return deadline(environment.settings.cloudstack_timeout)
 
 
 @contextmanager

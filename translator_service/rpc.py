@@ -6,7 +6,6 @@ protos without a function answers 501 with its name, so that adding an rpc never
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
-from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, guarded
+from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, deadline, guarded
 from gstack.kernel.tracing import REQUEST_ID
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.operations.engine import replay
@@ -26,8 +25,8 @@ from translator_service.scope import Environment, Scope, open_scope
 
 Function = Callable[[Scope, Any], Message | bytes]
 
-# CloudStack gets a little less time than the caller has left, so that the answer still arrives.
-_MARGIN = 0.25
+# Nobody waits longer, whatever deadline a caller sets or forgets.
+_LONGEST = 300.0
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,16 @@ def _method(
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         pairs: Any = context.invocation_metadata()
         metadata: dict[str, Any] = dict(pairs)
-        left = context.time_remaining()
-        deadline = time.monotonic() + (left - _MARGIN if left else environment.settings.cloudstack_timeout)
         try:
             scope = open_scope(
                 environment,
                 metadata.get(CREDENTIAL, b""),
                 request.project,
                 metadata.get(LINK_BASE, f"{environment.settings.link_base}/compute/v1"),
-                deadline=deadline,
+                deadline=deadline(_LONGEST),
                 public_projects=method.public_projects,
             )
+            scope.is_wanted = context.is_active
             transport_id = metadata.get(REQUEST_ID, "")
             if earlier := replay(scope, request, transport_id):
                 return earlier

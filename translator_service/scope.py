@@ -91,6 +91,8 @@ class Scope:
     # The client's requestId and a hash of the whole request, for mutations.
     request_id: str | None = None
     request_hash: str = ""
+    # Whether somebody still waits for the answer.
+    is_wanted: Callable[[], bool] = lambda: True
 
     @property
     def names(self) -> NameMap:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 
+import sqlalchemy as sa
 import structlog
+from cachetools import TTLCache, cached
 
 from gstack.kernel import database, metrics, tracing
 from gstack.kernel.rpc import Server
@@ -72,6 +74,16 @@ def _observe(command: str, outcome: str, seconds: float) -> None:
 
 def _measure(store: Store) -> None:
     """Asked whenever Prometheus asks."""
-    metrics.OPERATIONS_UNFINISHED.set_function(lambda: store.unfinished()[0])
-    metrics.OPERATIONS_OLDEST.set_function(lambda: store.unfinished()[1])
+
+    def unfinished() -> tuple[float, float]:
+        try:
+            return store.unfinished()
+        except sa.exc.SQLAlchemyError:
+            # The database's own metric says what is wrong.
+            return float("nan"), float("nan")
+
+    # Both are asked for in one scrape.
+    known = cached(TTLCache(1, 0.1))(unfinished)
+    metrics.OPERATIONS_UNFINISHED.set_function(lambda: known()[0])
+    metrics.OPERATIONS_OLDEST.set_function(lambda: known()[1])
     database.measure(store.engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def promote(ring: str, now: bool) -> None:
             f"{path} was changed {age:.0f} seconds ago, and every replica must have read the staged key first; "
             f"try again in {_STAGED_SECONDS - age:.0f} seconds, or add --now if all have"
         )
-    changed = [Key("primary" if key.state == "staged" else "secondary", key.secret) for key in known]
+    changed = [replace(key, state="primary" if key.state == "staged" else "secondary") for key in known]
     _written(lambda: sealing.replace_ring(path, changed), path)
     after = "`gstack keys rewrap`" if ring == "master" else f"a day later `gstack keys retire --ring {ring}`"
     click.echo(f"{next(key.id for key in changed if key.state == 'primary')} is primary. Now {after}.")

@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from gstack import __version__
 
@@ -75,7 +75,7 @@ OPERATIONS_OLDEST = Gauge("gstack_operations_oldest_seconds", "Age of the oldest
 
 # Auth
 ACCESS = Counter("gstack_access", "Answers of the OAuth endpoints: ok, or the error.", ["endpoint", "result"])
-KEY_AGE = Gauge("gstack_key_age_seconds", "Time since a key file was changed.", ["ring"])
+KEY_AGE = Gauge("gstack_key_age_seconds", "Age of the primary key of a ring.", ["ring"])
 
 
 def forget_process(process: int) -> None:
@@ -93,29 +93,45 @@ def running(gauge: Gauge) -> Iterator[None]:
         gauge.dec()
 
 
+# The others are 0 there, as if something were wrong.
+_OWN = {
+    "gateway": ("gstack_http", "gstack_cache", "gstack_certificate", "gstack_build"),
+    "translator": (
+        "gstack_rpc", "gstack_cache", "gstack_database", "gstack_cloudstack", "gstack_operations",
+        "gstack_certificate", "gstack_build",
+    ),
+    "auth": ("gstack_rpc", "gstack_database", "gstack_access", "gstack_key", "gstack_certificate", "gstack_build"),
+}  # fmt: skip
+_shown: tuple[str, ...] = ("gstack_",)
+
+
 def about(service: str) -> None:
-    """Which release of a service this is."""
+    """Which service, of which release, this process is."""
+    global _shown  # noqa: PLW0603 - a process is one service
+    _shown = _OWN[service]
     BUILD.labels(service, __version__).set(1)
 
 
-def age_of(path: Path) -> Callable[[], float]:
-    """For KEY_AGE: the file is looked at whenever somebody asks."""
+class _Shown(Collector):
+    """Metrics of this service, and of its process."""
 
-    def age() -> float:
-        try:
-            return time.time() - path.stat().st_mtime
-        except OSError:
-            return float("nan")
+    def __init__(self, registry: CollectorRegistry):
+        self._registry = registry
 
-    return age
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.name.startswith(_shown) or not family.name.startswith("gstack_"):
+                yield family
 
 
 def text() -> bytes:
-    if _FOLDER not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    registry = REGISTRY
+    if _FOLDER in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    shown = CollectorRegistry()
+    shown.register(_Shown(registry))
+    return generate_latest(shown)
 
 
 Checks = Mapping[str, Callable[[], bool]]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -32,6 +33,11 @@ _DRAIN_SECONDS = 1.0
 # links. The ids of the request go with every call (see tracing).
 CREDENTIAL = "x-credential-bin"
 LINK_BASE = "x-link-base"
+
+# Whoever is asked on behalf of a caller gets a little less time than the caller has left, so that the answer still
+# arrives.
+_MARGIN = 0.25
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
 # Of health checks, and of telling callers that there are too many of them: neither waits for a call's thread.
 _aside = futures.ThreadPoolExecutor(2, thread_name_prefix="rpc-aside")
@@ -85,6 +91,14 @@ _CHANNEL_OPTIONS = [
 _OLD_CHANNEL_SECONDS = 180.0
 
 
+def deadline(seconds: float) -> float:
+    """When an answer is of no use any more: after these seconds, or sooner if the caller in hand will have gone.
+
+    In seconds of `time.monotonic()`.
+    """
+    return min(time.monotonic() + seconds, _deadline.get())
+
+
 def channel(target: str, service: str, tls: Tls | None) -> grpc.Channel:
     """To the replicas of a service. Every call takes the ids of the request in hand with it."""
     return _Channel(target, service, tls)
@@ -107,9 +121,10 @@ class _Channel(grpc.Channel):
             current = self._current()
             if not known or known[0][0] is not current:
                 known[:] = [(current, current.unary_unary(method, *arguments, **options))]
+            left = max(deadline(timeout) - time.monotonic(), 0.001)
             with tracing.call(method):
                 everything = (*metadata, *tracing.headers().items())
-                return known[0][1](request, timeout=timeout, metadata=everything)
+                return known[0][1](request, timeout=left, metadata=everything)
 
         return call
 
@@ -171,6 +186,8 @@ def guarded(
         metadata = dict(pairs)
         request_id = str(metadata.get(tracing.REQUEST_ID, ""))
         started, status = time.monotonic(), "OK"
+        left = context.time_remaining()
+        until = _deadline.set(started + left - _MARGIN if left else float("inf"))
         with (
             tracing.request(name, request_id, str(metadata.get(tracing.TRACEPARENT, ""))),
             metrics.running(metrics.RPC_RUNNING),
@@ -187,6 +204,7 @@ def guarded(
                     return fail(context, ApiError(500, f"Internal error. Request id: {request_id}"))
                 raise
             finally:
+                _deadline.reset(until)
                 tracing.note(status=status)
                 metrics.RPC_SECONDS.labels(name, status).observe(time.monotonic() - started)
 

@@ -5,15 +5,16 @@ nonce || wrapped data key (48) || nonce || ciphertext || tag`, so that another k
 touching what is inside. The purpose is bound as associated data: a value sealed for one use or row does not open for
 another.
 
-A ring file has one key a line, `<state> <base64 of 32 bytes>`. `primary` (exactly one) seals; `staged` keys are known
-to all replicas before they become primary; `secondary` ones still open what they sealed. A file that is only one
-base64 key is a ring of that primary key.
+A ring file has one key a line, `<state> <base64 of 32 bytes> <day it was made, YYYY-MM-DD>`. `primary` (exactly one)
+seals; `staged` keys are known to all replicas before they become primary; `secondary` ones still open what they sealed.
+A file that is only one base64 key is a ring of that primary key.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import hashlib
 import hmac
 import os
@@ -57,6 +58,7 @@ class KeyFileError(Exception):
 class Key:
     state: State
     secret: bytes = field(repr=False)
+    made: datetime.date | None = None
 
     @property
     def id(self) -> str:
@@ -108,6 +110,16 @@ class Keyring:
     def keys(self) -> list[tuple[str, State]]:
         """(id, state), the primary first."""
         return [(key.id, key.state) for key in self._current().keys]
+
+    def age(self) -> float:
+        """Seconds since the primary key was made; of a file that does not say it, since the file was changed."""
+        primary = self._current().keys[0]
+        if primary.made is not None:
+            return (datetime.datetime.now(datetime.UTC).date() - primary.made).total_seconds()
+        try:
+            return time.time() - self._path.stat().st_mtime if self._path else 0.0
+        except OSError:
+            return float("nan")
 
     def derive(self, info: bytes) -> list[bytes]:
         """A key made of each key of the ring, for one other use; that of the primary first."""
@@ -203,11 +215,15 @@ def _parse(text: bytes, path: Path) -> list[Key]:
     keys: list[Key] = []
     for line in lines:
         state = line[0].decode(errors="replace")
-        if len(line) != 2 or state not in get_args(State):
+        if not 2 <= len(line) <= 3 or state not in get_args(State):
             raise KeyFileError(
                 f"key file {path} must hold `primary`, `staged` or `secondary` and a key of 32 bytes in base64 on "
                 "each line, or one such key alone; bring it back from a backup"
             )
+        try:
+            made = datetime.date.fromisoformat(line[2].decode()) if len(line) == 3 else None
+        except ValueError:
+            raise KeyFileError(f"key file {path}: after a key stands the day it was made, YYYY-MM-DD") from None
         try:
             secret = base64.b64decode(line[1], validate=True)
         except binascii.Error:
@@ -217,7 +233,7 @@ def _parse(text: bytes, path: Path) -> list[Key]:
                 f"key file {path} holds a key that is not 32 bytes in base64; bring it back from a backup, or make "
                 "a new one with `openssl rand -base64 32`"
             )
-        keys.append(Key(cast(State, state), secret))
+        keys.append(Key(cast(State, state), secret, made))
     if [key.state for key in keys].count("primary") != 1:
         raise KeyFileError(f"key file {path} must hold exactly one primary key of 32 bytes in base64")
     if len({key.id for key in keys}) != len(keys):
@@ -237,7 +253,7 @@ def create_key(path: Path) -> None:
 
 
 def new_key(state: State) -> Key:
-    return Key(state, os.urandom(_KEY))
+    return Key(state, os.urandom(_KEY), datetime.datetime.now(datetime.UTC).date())
 
 
 def replace_ring(path: Path, keys: Sequence[Key]) -> None:
@@ -261,7 +277,9 @@ def replace_ring(path: Path, keys: Sequence[Key]) -> None:
 
 def _format(keys: Sequence[Key]) -> bytes:
     lines = ["# Keys of gstack; change them with `gstack keys`."]
-    lines += [f"{key.state} {base64.b64encode(key.secret).decode()}" for key in keys]
+    lines += [
+        " ".join((key.state, base64.b64encode(key.secret).decode(), str(key.made or ""))).rstrip() for key in keys
+    ]
     return "\n".join([*lines, ""]).encode()
 
 

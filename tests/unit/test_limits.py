@@ -134,3 +134,29 @@ def test_calls_that_are_given_up_leave_their_place(slow: Slow) -> None:
             except grpc.RpcError:
                 assert time.monotonic() < until
                 time.sleep(0.05)
+
+
+def test_c1_what_is_asked_on_behalf_of_a_caller_ends_before_the_caller_goes(slow: Slow) -> None:
+    """A service in between: it would wait for ten seconds, but its caller waits for one."""
+    between = rpc.Server(2)
+    found: list[float] = []
+    with rpc.channel(slow.address, "slow", None) as behind:
+        ask = behind.unary_unary("/tests.Slow/Go")
+
+        def method(request: bytes, _: Any) -> bytes:
+            found.append(rpc.deadline(10) - time.monotonic())
+            try:
+                return bytes(ask(request, timeout=10))
+            except grpc.RpcError as failure:
+                raise from_rpc(failure) from None
+
+        handler = grpc.unary_unary_rpc_method_handler(rpc.guarded(method, "Between.Go"))
+        between.add_generic("tests.Between", {"Go": handler}, callers=[])
+        with rpc.channel(f"127.0.0.1:{between.start('127.0.0.1:0')}", "between", None) as channel:
+            with pytest.raises(grpc.RpcError) as raised:
+                channel.unary_unary("/tests.Between/Go")(b"x", timeout=1)
+            # The answer of the service in between, not the end of our own patience.
+            assert "The request took too long." in str(raised.value.details())
+    between.grpc.stop(None).wait()
+    assert 0.5 < found[0] < 0.8
+    assert rpc.deadline(10) - time.monotonic() > 9

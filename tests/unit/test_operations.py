@@ -473,6 +473,16 @@ def test_wait_answers_before_the_callers_deadline(scope: Scope, operations: Fini
     assert time.monotonic() - started < 1.2
 
 
+def test_nobody_is_waited_for_who_has_gone(scope: Scope, operations: Finish, stage: Stage) -> None:
+    stage.work = stage.hold
+    sent = submit(scope)
+    scope.is_wanted = lambda: False
+    started = time.monotonic()
+    request = pb.WaitZoneOperationRequest(project="demo", zone="ch-zh-1", operation=sent.name)
+    assert ask(scope, "ZoneOperations.Wait", request).status != "DONE"
+    assert time.monotonic() - started < 1
+
+
 def test_wait_does_not_take_all_threads(
     scope: Scope, operations: Finish, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import time_machine
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -289,6 +290,23 @@ def test_a_bare_key_is_a_ring(path: Path, end: bytes) -> None:
     assert Keyring(path).keys() == [(RING.primary_id, "primary")]
 
 
+def test_the_age_of_the_primary_key(path: Path, tmp_path: Path) -> None:
+    with time_machine.travel("2026-03-01", tick=False) as now:
+        create_key(tmp_path / "made")
+        ring = Keyring(tmp_path / "made")
+        now.shift(400 * 86400)
+        assert ring.age() == 400 * 86400
+    # A file that does not say it was last changed today.
+    assert Keyring(path).age() < 3600
+
+
+@pytest.mark.parametrize("day", [b"x", b"2026-02-30", b"\xff"])
+def test_a_day_that_is_none(path: Path, day: bytes) -> None:
+    path.write_bytes(b"primary " + GOOD + b" " + day)
+    with pytest.raises(KeyFileError, match="YYYY-MM-DD"):
+        Keyring(path)
+
+
 def test_comments_and_empty_lines(path: Path) -> None:
     old, new = (base64.b64encode(key).decode() for key in (OLD, NEW))
     path.write_text(f"# of 2026\n\n  staged   {new}  \n#primary {new}\nprimary {old}\n")
@@ -308,7 +326,7 @@ GOOD = base64.b64encode(OLD)
         (b"primary " + GOOD + b"\nsecondary " + GOOD, "the same key twice"),
         (GOOD + b"\n" + GOOD, "must hold `primary`"),
         (b"first " + GOOD, "must hold `primary`"),
-        (b"primary " + GOOD + b" x", "must hold `primary`"),
+        (b"primary " + GOOD + b" 2026-03-01 x", "must hold `primary`"),
         (b"primary", "not 32 bytes"),
         (b"short", "not 32 bytes"),
         (base64.b64encode(b"x" * 31), "not 32 bytes"),

@@ -435,13 +435,13 @@ _waiters = threading.BoundedSemaphore(_MAX_WAITERS)
 
 
 def wait(scope: Scope, name: str) -> None:
-    """Return when the operation is done, after two minutes, or shortly before the caller's deadline."""
+    """Return when the operation is done, after two minutes, or shortly before the caller goes, or when it has gone."""
     until = min(time.monotonic() + WAIT_LIMIT, scope.client.deadline - 1.0)
     if not _waiters.acquire(blocking=False):
         return
     try:
         pause = 0.02
-        while time.monotonic() < until:
+        while time.monotonic() < until and scope.is_wanted():
             row = scope.store.operation(scope.project.key, name)
             if row is None or row["status"] == "DONE":
                 return
