@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 import orjson
+import structlog
+from sqlalchemy.exc import OperationalError
 
 from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
@@ -29,6 +31,8 @@ from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
 from gstack.kernel.tls import Tls
 
+log = structlog.get_logger()
+
 _PURGE_SECONDS = 600.0
 
 Method = Callable[[Any, grpc.ServicerContext], Any]
@@ -41,7 +45,7 @@ def main(settings: Settings) -> None:
     tracing.configure("auth")
     metrics.about("auth")
     shared, master = sealing.Keyring(settings.sealing_key_path()), sealing.Keyring(settings.master_key_path())
-    store = AuthStore(settings.auth_database(), master)
+    store = AuthStore(settings.auth_database(), master, connections=settings.database_connections)
     store.check_keys(settings.master_key_path())
     tls = Tls.of(settings)
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
@@ -138,6 +142,17 @@ def _caller(context: grpc.ServicerContext, shared: sealing.Keyring) -> Caller:
     return Caller(found["key"], found["credential_id"], sealed)
 
 
+def _with_database(method: Method) -> Method:
+    def call(request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return method(request, context)
+        except OperationalError as error:
+            log.warning("database_away", reason=type(error.orig).__name__)
+            raise database.unavailable() from error
+
+    return call
+
+
 def _add_all(server: rpc.Server, module: ModuleType, service: str, servicer: Any) -> None:
     names = [method.name for method in module.DESCRIPTOR.services_by_name[service].methods]
     _add(server, module, service, {name: getattr(servicer, name) for name in names})
@@ -150,7 +165,7 @@ def _add(server: rpc.Server, module: ModuleType, service: str, methods: dict[str
     for method in descriptor.methods:
         request: Any = getattr(module, method.input_type.name)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            rpc.guarded(methods[method.name], f"{service}.{method.name}"),
+            rpc.guarded(_with_database(methods[method.name]), f"{service}.{method.name}"),
             request_deserializer=request.FromString,
             response_serializer=lambda reply: reply.SerializeToString(),
         )

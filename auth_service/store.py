@@ -209,8 +209,9 @@ def digest(text: str) -> bytes:
 
 
 class AuthStore:
-    def __init__(self, url: str, keyring: Keyring):
-        self.engine = open_database(url, MIGRATIONS, keyring=keyring)
+    def __init__(self, url: str, keyring: Keyring, **options: Any):
+        """options: of `open_database`."""
+        self.engine = open_database(url, MIGRATIONS, keyring=keyring, **options)
         self._keyring = keyring
         self._insert: Any = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
 

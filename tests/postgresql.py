@@ -26,31 +26,52 @@ def _binaries() -> Path:
     return found[-1].parent
 
 
+class Server:
+    """A PostgreSQL with the databases `translator` and `auth`. url: prefix of their addresses."""
+
+    def __init__(self, folder: Path):
+        self.binaries = _binaries()
+        self.port = free_ports(1)[0]
+        self.url = f"postgresql+psycopg://gstack@127.0.0.1:{self.port}/"
+        self._prefix = []
+        # The server refuses to run as root, so it runs as the package's user.
+        if os.geteuid() == 0:
+            for path in (folder, *folder.parents):
+                if path == Path("/tmp"):
+                    break
+                path.chmod(0o755)
+            shutil.chown(folder, "postgres")
+            self._prefix = ["runuser", "-u", "postgres", "--"]
+        data = str(folder / "data")
+        self._run("initdb", "-D", data, "-A", "trust", "-U", "gstack", "--no-sync", "-E", "UTF8")
+        options = f"-p {self.port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
+        self._control = ["pg_ctl", "-D", data, "-w", "-o", options, "-l", str(folder / "log")]
+        self.start()
+        for name in ("translator", "auth"):
+            self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gstack", name)
+
+    def start(self) -> None:
+        self._run(*self._control, "start")
+
+    def stop(self) -> None:
+        """As if it crashed."""
+        self._run(*self._control, "-m", "immediate", "stop", check=False)
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> None:
+        command = [*self._prefix, str(self.binaries / program), *arguments]
+        subprocess.run(command, check=check, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("postgresql"))
+    yield made
+    made.stop()
+
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL prefix of a PostgreSQL server of the test's own."""
-    binaries = _binaries()
-    folder = tmp_path_factory.mktemp("postgresql")
-    port = free_ports(1)[0]
-    # The server refuses to run as root, so it runs as the package's user.
-    prefix = []
-    if os.geteuid() == 0:
-        for path in (folder, *folder.parents):
-            if path == Path("/tmp"):
-                break
-            path.chmod(0o755)
-        shutil.chown(folder, "postgres")
-        prefix = ["runuser", "-u", "postgres", "--"]
-    data = folder / "data"
-    initdb = [str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "gstack", "--no-sync", "-E", "UTF8"]
-    subprocess.run([*prefix, *initdb], check=True, capture_output=True)
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
-    control = [*prefix, str(binaries / "pg_ctl"), "-D", str(data), "-w"]
-    subprocess.run([*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, capture_output=True)
-    try:
-        for name in ("translator", "auth"):
-            create = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "gstack", name]
-            subprocess.run([*prefix, *create], check=True, capture_output=True)
-        yield f"postgresql+psycopg://gstack@127.0.0.1:{port}/"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True)
+    made = Server(tmp_path_factory.mktemp("postgresql"))
+    yield made.url
+    made.stop()

@@ -11,17 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import structlog
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy.exc import OperationalError
 
 from gstack.kernel.contract import method_id, services
+from gstack.kernel.database import unavailable
 from gstack.kernel.errors import ApiError
 from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, deadline, guarded
 from gstack.kernel.tracing import REQUEST_ID
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.operations.engine import replay
 from translator_service.scope import Environment, Scope, open_scope
+
+log = structlog.get_logger()
 
 Function = Callable[[Scope, Any], Message | bytes]
 
@@ -106,5 +111,8 @@ def _method(
                 raise
         except (CloudStackError, Unreachable) as error:
             raise to_api_error(error) from error
+        except OperationalError as error:
+            log.warning("database_away", reason=type(error.orig).__name__)
+            raise unavailable() from error
 
     return call

@@ -40,7 +40,7 @@ def environment(settings: Settings) -> Environment:
             ca=str(settings.cloudstack_ca) if settings.cloudstack_ca else None,
             observe=_observe,
         ),
-        store=open_store(settings.translator_database()),
+        store=open_store(settings.translator_database(), connections=settings.database_connections),
         sealer=keyring,
         names=mapping.load(settings.names_file),
         pager=Pager(page_key or (lambda: keyring.derive(b"page tokens"))),

@@ -270,6 +270,6 @@ class Store:
             return connection.execute(query).mappings().all()
 
 
-def open_store(url: str) -> Store:
-    """Connect and bring the tables up to date."""
-    return Store(open_database(url, MIGRATIONS))
+def open_store(url: str, **options: Any) -> Store:
+    """Connect and bring the tables up to date. options: of `open_database`."""
+    return Store(open_database(url, MIGRATIONS, **options))

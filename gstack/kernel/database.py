@@ -17,26 +17,28 @@ import structlog
 from sqlalchemy.pool import QueuePool
 
 from gstack.kernel import metrics
+from gstack.kernel.errors import ApiError
 
 log = structlog.get_logger()
 
 # Any number that is ours: replicas that start together migrate one after another.
 _SCHEMA_LOCK = 0x67737461636B
 _BUSY_SECONDS = 10.0
-_POOL_SIZE, _POOL_OVERFLOW = 20, 40
+_CONNECTIONS = 20
 
 
-def open_database(url: str, migrations: str, **attributes: Any) -> sa.Engine:
+def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS, **attributes: Any) -> sa.Engine:
     """Connect, and bring the schema to the last of the migrations; whatever is newer than this release stays.
 
-    migrations: name of their package. attributes: what they need, as `context.config.attributes`.
+    migrations: name of their package. attributes: what they need, as `context.config.attributes`. connections: the most
+    that this process may have; who needs another waits for it.
     SQLite runs in WAL mode: readers never wait for a writer.
     """
     engine = sa.create_engine(
         url,
         poolclass=QueuePool,
-        pool_size=_POOL_SIZE,
-        max_overflow=_POOL_OVERFLOW,
+        pool_size=connections,
+        max_overflow=0,
         pool_pre_ping=not url.startswith("sqlite"),
     )
     if engine.dialect.name == "sqlite":
@@ -74,7 +76,12 @@ def measure(engine: sa.Engine) -> None:
     assert isinstance(pool, QueuePool)
     metrics.DATABASE_UP.set_function(lambda: float(answers(engine)))
     metrics.DATABASE_CONNECTIONS.set_function(pool.checkedout)
-    metrics.DATABASE_CONNECTIONS_MAX.set(_POOL_SIZE + _POOL_OVERFLOW)
+    metrics.DATABASE_CONNECTIONS_MAX.set(pool.size())
+
+
+def unavailable() -> ApiError:
+    """What a request is told when the database is away (`sqlalchemy.exc.OperationalError`)."""
+    return ApiError(503, "The service is unavailable. Try again later.", retry_after=5)
 
 
 def answers(engine: sa.Engine) -> bool:

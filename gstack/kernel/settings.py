@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     auth_database_url: str = Field(
         default="", description="SQLAlchemy URL of the auth service's database. Empty: SQLite in `state_dir`."
     )
+    database_connections: int = Field(
+        default=20,
+        ge=2,
+        description="Connections of one process to its database. A translator takes half as many more for operations.",
+    )
     sealing_key_file: Path | None = Field(
         default=None,
         description="File with the key that auth and translators share, made by `gstack keys init --ring sealing`. "

@@ -106,7 +106,7 @@ def test_every_service_says_what_it_is_and_how_its_database_is(measured: Measure
         assert measured.value(service, "gstack_build_info", service=service, version=__version__) == 1
     for service in ("translator", "auth"):
         assert measured.value(service, "gstack_database_up") == 1
-        assert measured.value(service, "gstack_database_connections_max") == 60
+        assert measured.value(service, "gstack_database_connections_max") == 20
     token = measured.stack.token()
     for _ in range(2):
         measured.stack.call("GET", "/zones", token=token)

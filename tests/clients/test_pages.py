@@ -76,8 +76,10 @@ def open_page(stack: Stack, browser: Browser) -> Iterator[Open]:
     yield make
     for context in contexts:
         context.close()
-    # The console tells of every answer that is an error too; those are what the tests are about.
-    assert [text for text in problems if "Failed to load resource" not in text] == []
+    # The console tells of every answer that is an error too; those are what the tests are about. And the tests type
+    # before a page has put the focus where it belongs.
+    known = ("Failed to load resource", "Autofocus processing was blocked")
+    assert [text for text in problems if not text.startswith(known)] == []
 
 
 def fits(page: Page, width: int) -> None:

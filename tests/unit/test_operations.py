@@ -473,6 +473,14 @@ def test_wait_answers_before_the_callers_deadline(scope: Scope, operations: Fini
     assert time.monotonic() - started < 1.2
 
 
+def test_an_operation_whose_key_is_lost_ends(scope: Scope, operations: Finish, stage: Stage) -> None:
+    name = engine._insert(scope, "insert", "zones/ch-zh-1/instances/web-1", 7, "tests.operations", {"n": 0})
+    scope.store.update_operation(name, payload=b"sealed with a key that is gone")
+    engine.start(name)
+    until(lambda: get(scope, name).status == "DONE")
+    assert get(scope, name).error.errors[0].code == "INTERNAL_ERROR"
+
+
 def test_nobody_is_waited_for_who_has_gone(scope: Scope, operations: Finish, stage: Stage) -> None:
     stage.work = stage.hold
     sent = submit(scope)

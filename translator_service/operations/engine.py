@@ -20,7 +20,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 import sqlalchemy as sa
@@ -31,12 +31,13 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel import tracing
 from gstack.kernel.errors import ApiError, invalid
+from gstack.kernel.sealing import SealError
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.operations.render import TRANSPORT, operation
 from translator_service.scope import Environment, Scope, open_scope
-from translator_service.store import Duplicate
+from translator_service.store import Duplicate, Store
 
 log = structlog.get_logger()
 
@@ -48,6 +49,7 @@ _NAMESPACE = uuid.UUID("6f2f6c1e-54ab-5d0c-9d9d-6a3f0f1c2b7e")
 _PURPOSE = "operation"
 _BEAT = 2.0
 _STALE = 10.0
+_DATABASE_PATIENCE = 15 * 60.0
 # `wait` holds a thread; beyond this many it answers at once, as the method's contract permits.
 _MAX_WAITERS = 32
 
@@ -166,6 +168,31 @@ def _patiently(work: Callable[[], T]) -> T:
             if time.monotonic() > until:
                 raise
             time.sleep(1.0)
+
+
+class _PatientStore:
+    """The store for operations, who wait for a database that is away: nobody waits for them."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            until = time.monotonic() + _DATABASE_PATIENCE
+            while True:
+                try:
+                    return found(*arguments, **options)
+                except sa.exc.OperationalError as error:
+                    if time.monotonic() > until:
+                        raise
+                    log.warning("database_awaited", reason=type(error.orig).__name__)
+                    time.sleep(1.0)
+
+        return call
 
 
 def _without_secrets(result: dict[str, Any]) -> dict[str, Any]:
@@ -304,13 +331,20 @@ def run_operation(name: str) -> None:
     if row is None or row["status"] == "DONE":
         return
     executions = environment.store.begin_execution(name)
-    content = orjson.loads(environment.sealer.open(row["payload"], f"{_PURPOSE}/{name}"))
+    try:
+        content = orjson.loads(environment.sealer.open(row["payload"], f"{_PURPOSE}/{name}"))
+    except SealError:
+        # The key is lost. Nobody can go on with it, and what comes after it must not wait for ever.
+        log.error("operation_unreadable", name=name, type=row["type"], target=row["target"])
+        _end(environment, name, _INTERNAL_ERROR)
+        return
     came_with = content.get("request", {})
     with tracing.request(row["handler"], came_with.get(tracing.REQUEST_ID, ""), came_with.get(tracing.TRACEPARENT, "")):
-        error = _carry_out(environment, row, content, executions == 1)
-        environment.store.update_operation(
-            name, status="DONE", progress=100, ended=time.time(), error=error, payload=b""
-        )
+        _end(environment, name, _carry_out(environment, row, content, executions == 1))
+
+
+def _end(environment: Environment, name: str, error: dict[str, Any] | None) -> None:
+    environment.store.update_operation(name, status="DONE", progress=100, ended=time.time(), error=error, payload=b"")
 
 
 def _carry_out(
@@ -334,12 +368,15 @@ def _carry_out(
         return _describe(failure)
     except Exception:
         log.exception("operation_crashed", name=name, type=row["type"], target=row["target"])
-        return {
-            "code": "INTERNAL_ERROR",
-            "message": "Internal error.",
-            "status": 500,
-            "http_message": "INTERNAL SERVER ERROR",
-        }
+        return _INTERNAL_ERROR
+
+
+_INTERNAL_ERROR = {
+    "code": "INTERNAL_ERROR",
+    "message": "Internal error.",
+    "status": 500,
+    "http_message": "INTERNAL SERVER ERROR",
+}
 
 
 def _describe(failure: Exception) -> dict[str, Any]:
@@ -374,7 +411,7 @@ class Engine:
 
     def __init__(self, environment: Environment, executor: str, threads: int = 64):
         global _environment  # noqa: PLW0603 - DBOS calls the workflow by name, with its stored arguments only
-        _environment = environment
+        _environment = replace(environment, store=cast(Store, _PatientStore(environment.store)))
         self.environment = environment
         self.executor = executor
         self._stop = threading.Event()
@@ -389,6 +426,7 @@ class Engine:
             "log_level": "ERROR",
             "max_executor_threads": threads,
             "use_listen_notify": False,
+            "sys_db_pool_size": max(settings.database_connections // 2, 2),
         }
         os.environ.setdefault("DBOS__CLOUD", "false")
         DBOS(config=config)
