@@ -39,16 +39,6 @@ hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Containers take longest: they begin first, beside everything else."""
-
-    def group(item: pytest.Item) -> str:
-        marker = item.get_closest_marker("xdist_group")
-        return str(marker.args[0]) if marker else ""
-
-    items.sort(key=lambda item: group(item) != "docker")
-
-
 def recorded(file: str, name: str, *, index: int = 0) -> dict[str, Any]:
     """One recorded exchange by file stem and name."""
     exchanges = json.loads((RECORDINGS / f"{file}.json").read_text())["exchanges"]
