@@ -136,6 +136,8 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
             docker("image", "prune", "-f", check=False)
             engine.terminate()
             engine.wait(60)
+            # The engine leaves this mounted, and so the folder could not be removed.
+            subprocess.run(["umount", str(folder / "exec" / "netns" / "default")], capture_output=True, check=False)
 
 
 def _start(docker: Docker, folder: Path) -> subprocess.Popen[bytes]:
