@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         default="", description="Address of `/healthz`, `/readyz` and `/metrics` of the gateway. Empty: none."
     )
     gateway_requests_per_user: int = Field(
-        default=32, ge=1, description="Requests of one user that one gateway process serves at a time; others get 429."
+        default=64, ge=1, description="Requests of one user that one gateway process serves at a time; others get 429."
     )
     gateway_drain_seconds: float = Field(
         default=5.0,
