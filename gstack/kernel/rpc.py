@@ -87,6 +87,14 @@ _CHANNEL_OPTIONS = [
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
 ]
+# Any replica will do that does not say that it is going.
+_PROBE_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.enable_http_proxy", 0),
+    (
+        "grpc.service_config",
+        json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}),
+    ),
+]
 # A channel of old certificates is closed when the calls that it may carry are over.
 _OLD_CHANNEL_SECONDS = 180.0
 
@@ -268,6 +276,16 @@ class _Health(health.HealthServicer):  # type: ignore[misc]
 
     Check.experimental_thread_pool = _aside  # type: ignore[attr-defined]
 
+    def _on_close_callback(self, send_response_callback: Any, service: str) -> Callable[[], None]:
+        """The server's only thread for events calls it. That must not wait for the servicer's lock: a Watch that begins
+        holds the lock until its first message is sent, which is an event."""
+        close = super()._on_close_callback(send_response_callback, service)
+
+        def closed() -> None:
+            _aside.submit(close)
+
+        return closed
+
 
 class Server:
     """A gRPC server with health and reflection; `run` blocks until SIGTERM or SIGINT and drains."""
@@ -342,7 +360,7 @@ def _only_for(callers: set[str], handler: Any) -> Any:
 
 def healthy(target: str, service: str = "", tls: Tls | None = None, timeout: float = 1.0) -> bool:
     """Whether a replica of the service at `target` says SERVING. service: its name, which TLS needs."""
-    with _connect(target, service, tls, [("grpc.enable_http_proxy", 0)]) as probe:
+    with _connect(target, service, tls, _PROBE_OPTIONS) as probe:
         try:
             reply = health_pb2_grpc.HealthStub(probe).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError:
