@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import orjson
 import pytest
 import uvicorn
 
-from gstack.kernel.sealing import CREDENTIAL, Keyring
+from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
 from simulator import cloud
 from simulator.app import Simulator
@@ -26,7 +25,7 @@ from translator_service.cloudstack.client import Endpoint
 from translator_service.mapping import NameMap
 from translator_service.operations import engine as engine_module
 from translator_service.paging import Pager
-from translator_service.scope import Environment, Scope, open_scope
+from translator_service.scope import Caller, Environment, Scope, scope_of
 from translator_service.store import open_store
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -124,9 +123,7 @@ def scope_for(environment: Environment) -> OpenScope:
     """Open scopes: `scope_for("demo", account="demo")`; keys are `<account>-api-key` and `<account>-secret-key`."""
 
     def make(project: str = "demo", account: str = "demo", **options: Any) -> Scope:
-        user = environment_user(account)
-        credential = environment.sealer.seal(orjson.dumps(user), CREDENTIAL)
-        return open_scope(environment, credential, project, LINK_BASE, **options)
+        return scope_of(environment, Caller.of(environment_user(account)), project, LINK_BASE, **options)
 
     def environment_user(account: str) -> dict[str, str]:
         user = account.partition("@")[0]
@@ -160,8 +157,7 @@ def _workflows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[E
             first = Environment(**{**vars(environment), "settings": settings})
             started.append(engine_module.Engine(first, "tests"))
             started[0].start()
-        started[0].environment = environment
-        engine_module._environment = environment
+        started[0].use(environment)
 
     yield use
     for one in started:

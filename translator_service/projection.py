@@ -23,7 +23,7 @@ from translator_service import details as kept
 from translator_service.cloudstack.client import Answer, Call
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.naming import Row
-from translator_service.operations.engine import Run
+from translator_service.operations.run import Run
 from translator_service.resources import networks, zones
 from translator_service.resources.zones import Zone
 from translator_service.scope import Scope

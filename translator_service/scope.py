@@ -51,7 +51,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Caller:
-    """The principal of a request. key: stable, for caches; credential: sealed, may be kept with an operation.
+    """The principal of a request. key: stable, for caches.
 
     projects: keys of the only projects that the principal may use; None for all of the account's.
     """
@@ -62,7 +62,29 @@ class Caller:
     subject: str
     key: str
     projects: frozenset[str] | None
-    credential: bytes = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `Caller.of` takes: secrets, to be kept sealed only."""
+        return {
+            "api_key": self.keys.api_key,
+            "secret_key": self.keys.secret_key,
+            "account_id": self.account_id,
+            "account_name": self.account_name,
+            "subject": self.subject,
+            "key": self.key,
+            "projects": sorted(self.projects) if self.projects is not None else None,
+        }
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> Caller:
+        return cls(
+            keys=Keys(found["api_key"], found["secret_key"]),
+            account_id=found["account_id"],
+            account_name=found["account_name"],
+            subject=found["subject"],
+            key=found["key"],
+            projects=frozenset(limit) if (limit := found.get("projects")) is not None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -131,25 +153,22 @@ class Scope:
         return self.environment.replies.get(hash((key, parts)), build)
 
 
+_INVALID = ApiError(401, "Request had invalid authentication credentials.")
+
+
 def projects_kind(environment: Environment) -> Kind:
     return Kind("projects", 60.0, lambda client: client.read_all("listProjects"), environment.index)
 
 
 def caller_of(environment: Environment, credential: bytes) -> Caller:
-    """Unseal what auth gave the gateway. Raises 401."""
+    """Unseal what auth gave the gateway. Raises 401 for what is not auth's, or is not good any more."""
     try:
         found = orjson.loads(environment.sealer.open(credential, CREDENTIAL))
     except SealError:
-        raise ApiError(401, "Request had invalid authentication credentials.") from None
-    return Caller(
-        keys=Keys(found["api_key"], found["secret_key"]),
-        account_id=found["account_id"],
-        account_name=found["account_name"],
-        subject=found["subject"],
-        key=found["key"],
-        projects=frozenset(limit) if (limit := found.get("projects")) is not None else None,
-        credential=credential,
-    )
+        raise _INVALID from None
+    if found.get("expires", 0) <= time.time():
+        raise _INVALID
+    return Caller.of(found)
 
 
 def resolve_project(environment: Environment, caller: Caller, name: str, client: Client) -> Project:
@@ -187,17 +206,21 @@ def _resolve_viewer(environment: Environment, caller: Caller, public: str, clien
     raise not_found(f"projects/{public}")
 
 
-def open_scope(
+def open_scope(environment: Environment, credential: bytes, project: str, link_base: str, **options: Any) -> Scope:
+    """`scope_of` for a sealed credential. Raises 401 for one that is not good (any more)."""
+    return scope_of(environment, caller_of(environment, credential), project, link_base, **options)
+
+
+def scope_of(
     environment: Environment,
-    credential: bytes,
+    caller: Caller,
     project: str,
     link_base: str,
     *,
     deadline: float | None = None,
     public_projects: bool = False,
 ) -> Scope:
-    """Raises 401 for a credential that is not ours and 404 for a project that is not the caller's."""
-    caller = caller_of(environment, credential)
+    """Raises 404 for a project that is not the caller's."""
     deadline = deadline or time.monotonic() + environment.settings.cloudstack_timeout
     client = Client(environment.endpoint, caller.keys, None, deadline)
     public = project if public_projects and environment.names.is_public(project) else ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,10 @@ from gstack.kernel.database import open_database
 MIGRATIONS = "translator_service.migrations"
 
 _RUNNING_SECONDS = 0.5
+# Any number that is ours: translators give out turns one at a time.
+_TURN_LOCK = 0x6773747475726E
+# Until an operation that was given to nobody in particular is given out once more.
+_HANDED_OUT = 30.0
 
 metadata = sa.MetaData()
 
@@ -47,8 +52,18 @@ operations = sa.Table(
     sa.Column("request_id", sa.String(64)),  # the client's requestId, None without one
     sa.Column("request_hash", sa.String(64), nullable=False, default=""),
     sa.Column("executions", sa.Integer, nullable=False, default=0),
+    sa.Column("executor", sa.String(80)),  # the translator that carries it out, None while nobody does
+    sa.Column("due", sa.Float),  # when somebody is to go on with it
     sa.Index("operations_by_owner", "owner", "status"),
     sa.UniqueConstraint("owner", "request_id"),
+)
+sa.Index(
+    "operations_unfinished",
+    operations.c.owner,
+    operations.c.target,
+    operations.c.sequence,
+    sqlite_where=operations.c.status != "DONE",
+    postgresql_where=operations.c.status != "DONE",
 )
 
 firewalls = sa.Table(
@@ -142,43 +157,126 @@ class Store:
             count, oldest = connection.execute(query).one()
         return count, time.time() - oldest if oldest is not None else 0.0
 
-    def unstarted(self, before: float) -> list[str]:
-        """Names of operations that no translator has begun."""
-        query = sa.select(operations.c.name).where(
-            operations.c.status == "PENDING", operations.c.executions == 0, operations.c.inserted < before
-        )
+    def unfinished_of(self, owner: str) -> int:
+        """How many operations of the owner are not done."""
+        query = sa.select(sa.func.count()).where(operations.c.owner == owner, operations.c.status != "DONE")
         with self.engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    # Turns: which operation may run, and who runs it
+
+    def claim(self, executor: str, free: int, per_owner: int) -> list[str]:
+        """Give this executor up to `free` operations whose turn it is; returns their names.
+
+        Operations on one target take turns in the order of their submission. An owner has at most `per_owner` at work,
+        and no more than there are places left: the last places are for those who have none.
+        """
+        waiting = sa.select(sa.literal(1)).where(operations.c.status == "PENDING").limit(1)
+        with self.engine.connect() as connection:
+            if connection.execute(waiting).first() is None:
+                return []
+        with self._one_at_a_time() as connection:
+            names: list[str] = []
+            for name, rank in connection.execute(_ready(min(per_owner, free), free)).all():
+                if rank > min(per_owner, free - len(names)):
+                    break
+                names.append(name)
+            if names:
+                now = time.time()
+                values = {
+                    "status": "RUNNING",
+                    "executor": executor,
+                    "started": sa.func.coalesce(operations.c.started, now),
+                }
+                connection.execute(operations.update().where(operations.c.name.in_(names)).values(values))
+        if names:
+            self._changes += 1
+        return names
+
+    def claim_due(self, limit: int) -> list[str]:
+        """Names of up to `limit` operations that nobody carries out and that are due; for a while they are due no more.
+
+        Whoever begins them becomes their executor.
+        """
+        now = time.time()
+        nobodys = (operations.c.status == "RUNNING", operations.c.executor.is_(None), operations.c.due <= now)
+        query = sa.select(operations.c.name).where(*nobodys).order_by(operations.c.due).limit(limit)
+        with self.engine.connect() as connection:
+            if connection.execute(query).first() is None:
+                return []
+        with self._one_at_a_time() as connection:
+            names = [row[0] for row in connection.execute(query)]
+            if names:
+                later = operations.update().where(operations.c.name.in_(names))
+                connection.execute(later.values(due=now + _HANDED_OUT))
+        return names
+
+    def claimed(self, executor: str) -> set[str]:
+        """Names of the operations that this executor is to carry out."""
+        query = sa.select(operations.c.name).where(operations.c.status == "RUNNING", operations.c.executor == executor)
+        with self.engine.connect() as connection:
+            return {row[0] for row in connection.execute(query)}
+
+    def park(self, names: Collection[str], executor: str, due: float) -> None:
+        """Operations that the executor leaves, to be gone on with by anybody from `due` on."""
+        query = operations.update().where(
+            operations.c.name.in_(names), operations.c.status == "RUNNING", operations.c.executor == executor
+        )
+        with self.engine.begin() as connection:
+            connection.execute(query.values(executor=None, due=due))
+
+    def park_of_dead(self, since: float) -> list[str]:
+        """Free the operations of executors whose last heartbeat is older than `since`; returns their names."""
+        living = sa.select(heartbeats.c.executor).where(heartbeats.c.beat >= since)
+        query = (
+            operations.update()
+            .where(
+                operations.c.status == "RUNNING",
+                operations.c.executor.is_not(None),
+                operations.c.executor.not_in(living),
+            )
+            .values(executor=None, due=time.time())
+            .returning(operations.c.name)
+        )
+        with self.engine.begin() as connection:
             return [row[0] for row in connection.execute(query)]
 
-    def is_blocked(self, owner: str, target: str, sequence: int) -> bool:
-        """Whether an earlier operation on the same target is not done."""
-        query = sa.select(operations.c.sequence).where(
-            operations.c.owner == owner,
-            operations.c.target == target,
-            operations.c.status != "DONE",
-            operations.c.sequence < sequence,
+    def begin_execution(self, name: str, executor: str) -> int:
+        """This executor carries the operation out from now on; returns how often it was begun."""
+        query = (
+            operations.update()
+            .where(operations.c.name == name)
+            .values(executions=operations.c.executions + 1, executor=executor, due=None, status="RUNNING")
+            .returning(operations.c.executions)
         )
-        return self._one(query.limit(1)) is not None
+        with self.engine.begin() as connection:
+            found = int(connection.execute(query).scalar_one())
+        self._changes += 1
+        return found
+
+    def over(self, names: Collection[str], before: float) -> list[str]:
+        """Those of these operations that ended before a time, or that are not there any more."""
+        query = sa.select(operations.c.name).where(
+            operations.c.name.in_(names), (operations.c.status != "DONE") | (operations.c.ended >= before)
+        )
+        with self.engine.connect() as connection:
+            needed = {row[0] for row in connection.execute(query)}
+        return [name for name in names if name not in needed]
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[sa.Connection]:
+        """A transaction that no other one of these runs beside, in all translators."""
+        with self.engine.connect() as connection, connection.begin():
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TURN_LOCK})
+            else:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
 
     def update_operation(self, name: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(operations.update().where(operations.c.name == name).values(**values))
         self._changes += 1
-
-    def begin_execution(self, name: str) -> int:
-        """Count one more execution of the operation and return the count."""
-        with self.engine.begin() as connection:
-            query = (
-                operations.update()
-                .where(operations.c.name == name)
-                .values(
-                    executions=operations.c.executions + 1,
-                    status=sa.case((operations.c.status == "DONE", "DONE"), else_="RUNNING"),
-                    started=sa.func.coalesce(operations.c.started, time.time()),
-                )
-                .returning(operations.c.executions)
-            )
-            return int(connection.execute(query).scalar_one())
 
     def delete_operation(self, owner: str, name: str) -> bool:
         query = operations.delete().where(
@@ -252,11 +350,6 @@ class Store:
             if done.rowcount == 0:
                 connection.execute(heartbeats.insert().values(executor=executor, beat=time.time()))
 
-    def living(self, since: float) -> set[str]:
-        query = sa.select(heartbeats.c.executor).where(heartbeats.c.beat >= since)
-        with self.engine.connect() as connection:
-            return {row[0] for row in connection.execute(query)}
-
     def forget_heartbeats(self, before: float) -> None:
         with self.engine.begin() as connection:
             connection.execute(heartbeats.delete().where(heartbeats.c.beat < before))
@@ -268,6 +361,40 @@ class Store:
     def _all(self, query: Any) -> Sequence[sa.RowMapping]:
         with self.engine.connect() as connection:
             return connection.execute(query).mappings().all()
+
+
+def _ready(per_owner: int, limit: int) -> sa.Select[Any]:
+    """(name, rank) of operations that may run, best first. Rank: how many its owner has at work with it and with those
+    of its own that go before it; who has least comes first."""
+    earlier = operations.alias()
+    blocked = sa.exists().where(
+        earlier.c.owner == operations.c.owner,
+        earlier.c.target == operations.c.target,
+        earlier.c.status != "DONE",
+        # A running one that was submitted later has had its turn, when the earlier one was not written yet.
+        (earlier.c.sequence < operations.c.sequence) | (earlier.c.status == "RUNNING"),
+        earlier.c.sequence != operations.c.sequence,
+    )
+    at_work = (
+        sa.select(operations.c.owner, sa.func.count().label("count"))
+        .where(operations.c.status == "RUNNING")
+        .group_by(operations.c.owner)
+        .subquery()
+    )
+    position = sa.func.row_number().over(partition_by=operations.c.owner, order_by=operations.c.sequence)
+    rank = position + sa.func.coalesce(at_work.c.count, 0)
+    heads = (
+        sa.select(operations.c.name, operations.c.sequence, rank.label("rank"))
+        .outerjoin(at_work, at_work.c.owner == operations.c.owner)
+        .where(operations.c.status == "PENDING", ~blocked)
+        .subquery()
+    )
+    return (
+        sa.select(heads.c.name, heads.c.rank)
+        .where(heads.c.rank <= per_owner)
+        .order_by(heads.c.rank, heads.c.sequence)
+        .limit(limit)
+    )
 
 
 def open_store(url: str, **options: Any) -> Store:

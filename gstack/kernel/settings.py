@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     executor_id: str = Field(
         default="", description="Name of this translator among its replicas. Empty: host name and port."
     )
+    operations_at_once: int = Field(
+        default=64, ge=4, description="Operations that one translator has at work at a time; others wait in the database."
+    )
+    operations_per_project: int = Field(
+        default=16, ge=1, description="Operations of one project that all translators have at work at a time."
+    )
+    operations_unfinished: int = Field(
+        default=500, ge=1, description="Operations of one project that may be unfinished; others get 429."
+    )
     auth_listen: str = Field(default="127.0.0.1:5002", description="gRPC address of the auth service.")
     auth_metrics_listen: str = Field(default="", description="The same of the auth service.")
     auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")

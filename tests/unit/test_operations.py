@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy.exc
 
 from gstack.compute.v1 import firewalls_pb2, instances_pb2
 from gstack.compute.v1 import operations_pb2 as pb
@@ -18,7 +19,8 @@ from tests.unit.made import ask
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import number
 from translator_service.operations import engine, render
-from translator_service.operations.engine import OperationError, Run, handler
+from translator_service.operations import run as run_module
+from translator_service.operations.run import OperationError, Run, handler
 from translator_service.scope import Environment, Scope
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
@@ -204,7 +206,6 @@ def test_a_finished_one_is_done_at_once_and_readable(scope: Scope) -> None:
         (CloudStackError(999, "x"), "INTERNAL_ERROR", 500, "Internal error."),
         (ApiError(404, "gone"), "RESOURCE_NOT_FOUND", 404, "gone"),
         (ApiError(418, "tea"), "INTERNAL_ERROR", 418, "tea"),
-        (Unreachable("x"), "SERVICE_UNAVAILABLE", 503, "The service is unavailable. Try again later."),
         (ZeroDivisionError("x"), "INTERNAL_ERROR", 500, "Internal error."),
     ],
 )
@@ -219,6 +220,43 @@ def test_what_goes_wrong_ends_the_operation(
     assert [(one.code, one.message) for one in shown.error.errors] == [(code, message)]
     assert shown.httpErrorStatusCode == status
     assert shown.httpErrorMessage
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unreachable("x"),
+        CloudStackError(429, "x"),
+        CloudStackError(503, "x"),
+        sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("no such host")),
+    ],
+    ids=["unreachable", "limited", "maintenance", "database"],
+)
+def test_what_cannot_be_known_now_is_found_out_later(
+    scope: Scope, operations: Finish, stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What a step has found out is not asked again, and nothing that was done is undone."""
+    monkeypatch.setattr(run_module, "_LATER", 0.1)
+    monkeypatch.setattr(run_module, "_PATIENCE", 0.0)
+
+    def once(place: str) -> str:
+        stage.seen.append(place)
+        if stage.seen.count(place) == 1:
+            raise error
+        return place
+
+    def work(run: Run) -> None:
+        try:
+            assert run.step("first", lambda: stage.seen.append("first")) is None
+            assert run.step("one", lambda: once("step")) == "step"
+            assert run.look("two", lambda scope: once("look")) == "look"
+        except Exception:
+            stage.seen.append("undone")
+            raise
+
+    stage.work = work
+    assert operations(scope, submit(scope))["error"] is None
+    assert stage.seen == ["first", "step", "step", "look", "look"]
 
 
 def test_credentials_do_not_outlive_the_operation(scope: Scope, operations: Finish, stage: Stage) -> None:
@@ -271,7 +309,7 @@ def test_the_same_step_has_the_same_job_id(scope: Scope) -> None:
 
 
 def test_steps_keep_no_passwords() -> None:
-    assert engine._without_secrets({"virtualmachine": {"id": "1", "password": "x"}, "privatekey": "y"}) == {
+    assert run_module._without_secrets({"virtualmachine": {"id": "1", "password": "x"}, "privatekey": "y"}) == {
         "virtualmachine": {"id": "1"}
     }
 
@@ -287,18 +325,14 @@ def test_warnings_add_up(scope: Scope, operations: Finish, stage: Stage) -> None
     assert [(one.code, one.message) for one in get(scope, sent.name).warnings] == [("A", "a"), ("B", "b")]
 
 
-def test_one_that_never_began_is_begun_later(
-    scope: Scope, operations: Finish, stage: Stage, environment: Environment, monkeypatch: pytest.MonkeyPatch
+def test_one_that_was_claimed_and_never_began_is_begun_later(
+    scope: Scope, operations: Finish, environment: Environment
 ) -> None:
-    """The translator died between the row and its workflow."""
-    with monkeypatch.context() as patched:
-        patched.setattr(engine, "start", lambda name: None)
-        sent = submit(scope)
-    assert get(scope, sent.name).status == "PENDING"
-    assert environment.store.unstarted(time.time() + 1) == [sent.name]
-    engine.start(sent.name)
-    operations(scope, sent)
-    assert environment.store.unstarted(time.time() + 1) == []
+    """The translator died between its claim and the workflow."""
+    name = engine._insert(scope, "insert", "zones/ch-zh-1/instances/web-1", 7, "tests.operations", {"n": 0})
+    environment.store.update_operation(name, status="RUNNING", executor="dead")
+    assert environment.store.park_of_dead(time.time() - 10) in ([name], [])
+    assert operations(scope, get(scope, name))["error"] is None
 
 
 # requestId
@@ -476,7 +510,6 @@ def test_wait_answers_before_the_callers_deadline(scope: Scope, operations: Fini
 def test_an_operation_whose_key_is_lost_ends(scope: Scope, operations: Finish, stage: Stage) -> None:
     name = engine._insert(scope, "insert", "zones/ch-zh-1/instances/web-1", 7, "tests.operations", {"n": 0})
     scope.store.update_operation(name, payload=b"sealed with a key that is gone")
-    engine.start(name)
     until(lambda: get(scope, name).status == "DONE")
     assert get(scope, name).error.errors[0].code == "INTERNAL_ERROR"
 
@@ -494,8 +527,7 @@ def test_nobody_is_waited_for_who_has_gone(scope: Scope, operations: Finish, sta
 def test_wait_does_not_take_all_threads(
     scope: Scope, operations: Finish, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_waiters", threading.BoundedSemaphore(1))
-    assert engine._waiters.acquire(blocking=False)
+    monkeypatch.setattr(engine, "_waiters", engine._Waiters(0))
     stage.work = stage.hold
     sent = submit(scope)
     started = time.monotonic()

@@ -16,7 +16,7 @@ from tests.unit.test_firewalls import delete, insert, names, rule
 from translator_service import details, projection
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.operations import engine
-from translator_service.operations.engine import Run, handler
+from translator_service.operations.run import Run, handler
 from translator_service.projection import Machine, Rule, address_rules, group_rules
 from translator_service.resources import networks, zones
 from translator_service.scope import Scope

@@ -1,7 +1,8 @@
 """The CloudStack client: one pooled HTTP session an endpoint, and a thin view of it for one account.
 
 JSON always. Reads are GET and are tried once more when the connection breaks; what changes something is POST with
-`signatureVersion=3` and `expires`, sent once. Waits end with the caller's deadline.
+`signatureVersion=3` and `expires`, sent once. Waits end with the caller's deadline. What comes back is bounded in
+bytes, pages and time, whatever it says of itself.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any
 import orjson
 import requests
 import structlog
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 from gstack.kernel import tracing
 from translator_service.cloudstack.circuit import Circuit
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable
+from translator_service.cloudstack.pace import Pace
 from translator_service.cloudstack.signing import signed_query
 
 log = structlog.get_logger()
@@ -33,6 +36,15 @@ log = structlog.get_logger()
 _EXPIRES = timedelta(minutes=10)
 # Longer ones go as POST: the server's limit for a request line with headers is 8 kB.
 _MAX_QUERY = 4000
+# One page of 500 machines takes about 1 MB.
+_MAX_ANSWER = 64 << 20
+_CHUNK = 1 << 18
+# The most pages of one list, and how many are asked for side by side: a `count` is only believed so far.
+_MAX_PAGES = 1000
+_WAVE = 16
+# How long a call may be held up by the account's own limit, and how often it is tried when CloudStack says 429.
+_HELD_UP = 2.0
+_LIMIT_TRIES = 3
 # A session has to be ended even when the deadline of what it was for is over.
 _LOGOUT_SECONDS = 5.0
 # Good escapes are matched too, so that the second half of `\\` is not taken for a beginning.
@@ -50,31 +62,42 @@ class Keys:
 
 
 class Answer:
-    """One answer: `raw` bytes as received, parsed only when somebody looks inside."""
+    """One answer to `command`: `raw` bytes as received, parsed only when somebody looks inside."""
 
-    def __init__(self, raw: bytes):
+    def __init__(self, raw: bytes, command: str = "answer"):
         self.raw = raw
+        self.command = command
 
     @cached_property
     def body(self) -> dict[str, Any]:
         """What stands under the only top-level key; the key's name deviates for several commands."""
         document = parse(self.raw)
         if len(document) != 1 or not isinstance(inner := next(iter(document.values())), dict):
-            raise Unreachable("unexpected envelope")
+            raise self.unexpected("its envelope")
         return inner
 
     @cached_property
     def items(self) -> list[dict[str, Any]]:
         """The rows of a list; an empty list, or a page beyond the end, has no array at all."""
-        return next((value for value in self.body.values() if isinstance(value, list)), [])
+        rows = next((value for value in self.body.values() if isinstance(value, list)), [])
+        if not all(isinstance(row, dict) for row in rows):
+            raise self.unexpected("a row")
+        return rows
 
     @property
     def count(self) -> int:
-        return int(self.body.get("count", len(self.items)))
+        found = self.body.get("count", len(self.items))
+        if not isinstance(found, int):
+            raise self.unexpected("its count")
+        return found
 
     def one(self) -> dict[str, Any]:
         """The object of a synchronous command: `{"volume": {...}}` without its key."""
         return next((value for value in self.body.values() if isinstance(value, dict)), {})
+
+    def unexpected(self, what: str) -> Unreachable:
+        """what: the part of the answer that is not as it must be."""
+        return Unreachable(f"{self.command}: {what} is not as it must be")
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -109,6 +132,7 @@ class Endpoint:
         self._verify: bool | str = ca or True
         self._observe = observe
         self._circuit = Circuit()
+        self._pace = Pace()
         self._adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, pool_block=True)
         self.pool = ThreadPoolExecutor(connections, thread_name_prefix="cloudstack")
 
@@ -124,8 +148,19 @@ class Endpoint:
             query |= {"signatureversion": "3", "expires": expires.strftime("%Y-%m-%dT%H:%M:%S+0000")}
         encoded = signed_query(query, keys.secret_key)
         self._circuit.check()
+        until = min(deadline, time.monotonic() + _HELD_UP)
         with tracing.call(f"cloudstack {command}", command=command):
-            return self._tried(command, encoded, write, deadline)
+            for _ in range(_LIMIT_TRIES):
+                if not self._pace.wait(keys.api_key, until):
+                    break
+                try:
+                    return self._tried(command, encoded, write, deadline)
+                except CloudStackError as error:
+                    # Nothing was done: a write may be sent again, too.
+                    if error.code != 429:
+                        raise
+                    self._pace.refused(keys.api_key)
+        raise CloudStackError(429, "the account's API limit is reached")
 
     def _tried(self, command: str, encoded: str, write: bool, deadline: float) -> Answer:
         attempts = 1 if write else 2
@@ -155,7 +190,7 @@ class Endpoint:
         if status == 200:
             self._circuit.answered()
             self._told(command, "ok", seconds)
-            return _written(raw) if write else Answer(raw)
+            return _written(raw, command) if write else Answer(raw, command)
         self._told(command, str(status), seconds)
         failure = _error(status, raw, write)
         if isinstance(failure, Unreachable):
@@ -215,7 +250,7 @@ class Endpoint:
             request.headers["Content-Type"] = "application/x-www-form-urlencoded"
             request.headers["Content-Length"] = str(len(encoded))
         reply = self._adapter.send(request, timeout=self._timeout(deadline), verify=self._verify)
-        return reply.status_code, reply.content
+        return reply.status_code, _content(reply, deadline)
 
 
 class _Session:
@@ -269,21 +304,42 @@ class _Session:
         if not self._key:
             return
         try:
-            self._post("logout", {}, (_LOGOUT_SECONDS, _LOGOUT_SECONDS))
+            self._post("logout", {}, (_LOGOUT_SECONDS, _LOGOUT_SECONDS)).close()
         except requests.RequestException as error:
             log.warning("cloudstack_logout_failed", error=type(error).__name__)
 
     def _call(self, command: str, parameters: dict[str, str]) -> Answer:
-        reply = self._post(command, parameters, self._timeout())
+        timeout = self._timeout()
+        reply = self._post(command, parameters, timeout)
+        content = _content(reply, time.monotonic() + timeout[1])
         if reply.status_code != 200:
-            raise _error(reply.status_code, reply.content, False)
-        return Answer(reply.content)
+            raise _error(reply.status_code, content, False)
+        return Answer(content, command)
 
     def _post(self, command: str, parameters: dict[str, str], timeout: tuple[float, float]) -> requests.Response:
         form = {**parameters, "command": command, "response": "json"}
         if self._key:
             form["sessionkey"] = self._key
-        return self._http.post(self._url, form, timeout=timeout, verify=self._verify, allow_redirects=False)
+        return self._http.post(
+            self._url, form, timeout=timeout, verify=self._verify, allow_redirects=False, stream=True
+        )
+
+
+def _content(reply: requests.Response, deadline: float) -> bytes:
+    """The whole body; a server that sends too much, or too slowly, is not listened to."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while chunk := reply.raw.read1(_CHUNK, decode_content=True):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > _MAX_ANSWER or time.monotonic() > deadline:
+                reply.close()
+                raise requests.Timeout
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(type(error).__name__) from None
+    reply.raw.release_conn()
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _is_true(value: Any) -> bool:
@@ -291,9 +347,9 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
-def _written(raw: bytes) -> Answer:
+def _written(raw: bytes, command: str) -> Answer:
     """The answer to a write, which must be readable: a torn one does not say what was done."""
-    answer = Answer(raw)
+    answer = Answer(raw, command)
     try:
         _ = answer.body
     except Unreachable as error:
@@ -351,17 +407,38 @@ class Client:
         """All pages of several lists. The first calls, side by side, tell the page sizes; so do the others run."""
         firsts = self.read_many(calls)
         found = [[first] for first in firsts]
-        rest: list[tuple[list[Answer], Call]] = []
-        for pages, (command, parameters) in zip(found, calls, strict=True):
-            size = len(pages[0].items)
-            for page in range(2, -(-pages[0].count // size) + 1 if size else 0):
-                rest.append((pages, (command, {**parameters, "page": str(page), "pagesize": str(size)})))
-        if rest:
-            for (pages, _), answer in zip(rest, self.read_many([call for _, call in rest]), strict=True):
+        open_lists = [position for position, first in enumerate(firsts) if _last_page(first) > 1]
+        while open_lists:
+            wave: list[tuple[int, Call]] = []
+            for position in open_lists:
+                pages, (command, parameters) = found[position], calls[position]
+                size, last = len(pages[0].items), _last_page(pages[0])
+                # Few side by side, since a page that shows the list to be over makes the rest needless.
+                for page in range(len(pages) + 1, min(last, len(pages) + _WAVE) + 1):
+                    wave.append((position, (command, {**parameters, "page": str(page), "pagesize": str(size)})))
+            over = set()
+            for (position, _), answer in zip(wave, self.read_many([call for _, call in wave]), strict=True):
+                pages = found[position]
+                if position in over or not answer.items or answer.items[0] == pages[-1].items[0]:
+                    over.add(position)
+                    continue
                 pages.append(answer)
+            open_lists = [
+                position
+                for position in open_lists
+                if position not in over and len(found[position]) < _last_page(found[position][0])
+            ]
         return found
 
     def _owned(self, parameters: dict[str, str]) -> dict[str, str]:
         if self.project_id and "projectid" not in parameters:
             parameters["projectid"] = self.project_id
         return parameters
+
+
+def _last_page(first: Answer) -> int:
+    size = len(first.items)
+    last = -(-first.count // size) if size else 1
+    if last > _MAX_PAGES:
+        raise first.unexpected("its count")
+    return last

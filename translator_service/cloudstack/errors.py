@@ -1,8 +1,9 @@
 """What goes wrong between us and a CloudStack, and the one table that makes GCE errors of it.
 
 CloudStackError      an error answer, of a request or inside a finished job
-Unreachable          no usable answer: refused, timed out, HTML, truncated
+Unreachable          no usable answer: refused, timed out, HTML, truncated, not what the command answers
   MaybeDone          ... and the request may have been carried out
+  Unfinished         nothing is known yet of what was begun: to be asked again later
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ MEANINGS = {
     ),
     537: Meaning(409, "conflict", "RESOURCE_CONFLICT", "The rule conflicts with another one."),
 }
+# These say that nothing was done, and that it may be tried again.
+TRY_LATER = (429, 503)
 _UNKNOWN = Meaning(500, "backendError", "INTERNAL_ERROR", "Internal error.")
 
 # Texts carry uuids that change with each call, internal numbers and JSON of internal objects.
@@ -95,6 +98,10 @@ class Unreachable(Exception):
 
 class MaybeDone(Unreachable):
     """CloudStack gave no usable answer to a request that changes something."""
+
+
+class Unfinished(Unreachable):
+    """What was begun is not known to be over."""
 
 
 def to_api_error(error: CloudStackError | Unreachable) -> ApiError:

@@ -1,211 +1,72 @@
 """Operations as durable workflows (DBOS), so that after a crash any translator goes on and nothing is done twice.
 
-A mutation checks what can be refused at once, then `submit`s: an operation row and a workflow with the row's name. The
-workflow runs the registered handler with a `Run`, whose methods are the steps. A step that changes CloudStack is a job
-with an id made from the operation and the step, so a repeated step finds its job instead of starting a second one.
+A mutation checks what can be refused at once, then `submit`s: one row in the store. From then on
+
+    submit    the row, PENDING; 429 for an owner with too many that are not done
+    claim     a translator with a free place takes an operation whose turn it is on its target, and whose owner has
+              not too many at work: RUNNING. Until then it holds nothing but its row
+    run       a workflow with the row's name runs the registered handler with a `Run`, whose methods are the steps
+    park      what cannot be found out now is left, without a thread, to be gone on with later (see run.Parked)
+    take over what a translator that died, or stops, had in hand is gone on with by any other
+    end       DONE, with the error if there was one
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import random
 import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
-from contextvars import copy_context
-from dataclasses import dataclass, replace
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import orjson
 import sqlalchemy as sa
 import structlog
-from dbos import DBOS, DBOSConfig, SetWorkflowID
+from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel import tracing
 from gstack.kernel.errors import ApiError, invalid
 from gstack.kernel.sealing import SealError
-from translator_service.cloudstack import jobs
-from translator_service.cloudstack.client import Client
-from translator_service.cloudstack.errors import CloudStackError, Unreachable
+from translator_service.cloudstack.errors import CloudStackError
 from translator_service.operations.render import TRANSPORT, operation
-from translator_service.scope import Environment, Scope, open_scope
+from translator_service.operations.run import (
+    DATABASE_AWAY,
+    HANDLERS,
+    OperationError,
+    Parked,
+    ParkingClient,
+    PatientStore,
+    Run,
+    parking,
+)
+from translator_service.operations.serializer import JsonSerializer, forbid_pickle
+from translator_service.scope import Caller, Environment, Scope, scope_of
 from translator_service.store import Duplicate, Store
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
 RETENTION = 14 * 24 * 3600.0
 WAIT_LIMIT = 120.0
-_NAMESPACE = uuid.UUID("6f2f6c1e-54ab-5d0c-9d9d-6a3f0f1c2b7e")
 _PURPOSE = "operation"
 _BEAT = 2.0
 _STALE = 10.0
-_DATABASE_PATIENCE = 15 * 60.0
-# `wait` holds a thread; beyond this many it answers at once, as the method's contract permits.
+# How often other translators' operations are looked for; those of this one wake it.
+_LOOK = 0.5
+# CloudStack forgets its jobs after a day (`job.expire.minutes`): what is not known then never will be.
+_FORGOTTEN = 24 * 3600.0
+# `wait` holds a thread; beyond this many it answers at once, as the method's contract permits. One owner has at most
+# a quarter of them.
 _MAX_WAITERS = 32
-
-HANDLERS: dict[str, Callable[[Run], None]] = {}
-
-
-def handler(name: str) -> Callable[[Callable[[Run], None]], Callable[[Run], None]]:
-    """Register the work of a kind of operation, such as "instances.insert"."""
-
-    def register(function: Callable[[Run], None]) -> Callable[[Run], None]:
-        HANDLERS[name] = function
-        return function
-
-    return register
-
-
-class OperationError(Exception):
-    """Ends an operation with an error of our own. code: as in `error.errors[].code`; status: HTTP."""
-
-    def __init__(self, code: str, message: str, status: int = 400):
-        super().__init__(code, message, status)
-        self.code = code
-        self.message = message
-        self.status = status
-
-
-@dataclass
-class Run:
-    """An operation at work: its scope, its payload, and the steps a handler may take.
-
-    Step names must be unique within the operation and the same on every execution; what a handler decides on must come
-    from the payload or from the results of steps.
-    """
-
-    name: str
-    scope: Scope
-    payload: dict[str, Any]
-    first: bool
-
-    def job_id(self, step: str) -> str:
-        return str(uuid.uuid5(_NAMESPACE, f"{self.name}/{step}"))
-
-    def step(self, step: str, function: Callable[[], T]) -> T:
-        """Any work whose result must be the same after a restart; it may run again if it was interrupted."""
-        return DBOS.run_step({"name": step}, function)
-
-    def look(self, step: str, function: Callable[[Scope], T]) -> T:
-        """Any questions, and what follows. `function` gets a scope with a client of its own; it may run again."""
-        return self.step(step, lambda: _patiently(lambda: function(replace(self.scope, client=self.client()))))
-
-    def read(self, step: str, command: str, /, **parameters: str) -> list[dict[str, Any]]:
-        """All rows of a list command."""
-
-        def work() -> list[dict[str, Any]]:
-            answers = _patiently(lambda: self.client().read_all(command, **parameters))
-            return [row for answer in answers for row in answer.items]
-
-        return self.step(step, work)
-
-    def call(self, step: str, command: str, /, **parameters: str) -> dict[str, Any]:
-        """A synchronous command that is harmless when repeated. Returns its object."""
-        return self.step(
-            step, lambda: _without_secrets(_patiently(lambda: self.client().write(command, parameters).one()))
-        )
-
-    def job(self, step: str, command: str, /, **parameters: str) -> dict[str, Any]:
-        """An asynchronous command to its end. Returns `jobresult` with `id` of a new entity."""
-        return self.jobs(step, [(step, command, parameters)])[0]
-
-    def jobs(self, step: str, calls: Sequence[tuple[str, str, dict[str, str]]]) -> list[dict[str, Any]]:
-        """Several asynchronous commands side by side: (key, command, parameters), keys unique within the operation."""
-        maybe_submitted = not self.first
-
-        def one(call: tuple[str, str, dict[str, str]]) -> dict[str, Any]:
-            key, command, parameters = call
-            client = self.client()
-            return _without_secrets(
-                jobs.run(client, self.job_id(key), command, parameters, maybe_submitted=maybe_submitted)
-            )
-
-        def work() -> list[dict[str, Any]]:
-            if len(calls) == 1:
-                return [one(calls[0])]
-            futures = [_pool.submit(copy_context().run, partial(one, call)) for call in calls]
-            # One may fail: what the others do has to be over before anybody looks at the outcome.
-            wait_for(futures)
-            return [future.result() for future in futures]
-
-        return self.step(step, work)
-
-    def progress(self, percent: int) -> None:
-        self.scope.store.update_operation(self.name, progress=percent)
-
-    def warn(self, code: str, message: str) -> None:
-        row = self.scope.store.operation_by_name(self.name)
-        warnings = [*((row and row["warnings"]) or ()), {"code": code, "message": message}]
-        self.scope.store.update_operation(self.name, warnings=warnings)
-
-    def set_target_id(self, target_id: int) -> None:
-        self.scope.store.update_operation(self.name, target_id=str(target_id))
-
-    def client(self) -> Client:
-        """CloudStack for one step, with a deadline of its own."""
-        shared = self.scope.client
-        until = time.monotonic() + self.scope.environment.settings.cloudstack_timeout
-        return Client(shared.endpoint, shared.keys, shared.project_id, until)
-
-
-def _patiently(work: Callable[[], T]) -> T:
-    """Try again while CloudStack is away; what is done here may be done twice."""
-    until = time.monotonic() + 300
-    while True:
-        try:
-            return work()
-        except Unreachable:
-            if time.monotonic() > until:
-                raise
-            time.sleep(1.0)
-
-
-class _PatientStore:
-    """The store for operations, who wait for a database that is away: nobody waits for them."""
-
-    def __init__(self, store: Store):
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._store, name)
-        if not callable(found):
-            return found
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            until = time.monotonic() + _DATABASE_PATIENCE
-            while True:
-                try:
-                    return found(*arguments, **options)
-                except sa.exc.OperationalError as error:
-                    if time.monotonic() > until:
-                        raise
-                    log.warning("database_awaited", reason=type(error.orig).__name__)
-                    time.sleep(1.0)
-
-        return call
-
-
-def _without_secrets(result: dict[str, Any]) -> dict[str, Any]:
-    """Passwords of new machines appear in job results; they are neither kept nor passed on."""
-    return {
-        key: _without_secrets(value) if isinstance(value, dict) else value
-        for key, value in result.items()
-        if key not in ("password", "privatekey")
-    }
-
-
-# Jobs that run side by side wait here, not in the threads that requests need.
-_pool = ThreadPoolExecutor(64, thread_name_prefix="jobs")
 
 
 # Submitting
@@ -252,12 +113,19 @@ def _is_uuid(text: str) -> bool:
 def submit(
     scope: Scope, *, type: str, target: str, handler: str, payload: dict[str, Any], target_id: int = 0
 ) -> pb.Operation:
-    """Begin an operation. target: path below the project, as `zones/z/instances/i`, which also tells its scope."""
+    """Begin an operation. target: path below the project, as `zones/z/instances/i`, which also tells its scope.
+
+    Raises 429 when too many of the project's operations are not done.
+    """
+    limit = scope.environment.settings.operations_unfinished
+    if scope.store.unfinished_of(scope.project.key) >= limit:
+        text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
+        raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
     name = _insert(scope, type, target, target_id, handler, payload)
     row = scope.store.operation_by_name(name)
     assert row is not None
-    if row["executions"] == 0 and row["handler"]:
-        start(name)
+    if _engine is not None:
+        _engine.wake()
     return operation(row, scope.links)
 
 
@@ -278,7 +146,7 @@ def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, 
     if handler:
         content = {
             "payload": payload,
-            "credential": scope.caller.credential.hex(),
+            "caller": scope.caller.to_dict(),
             "link_base": scope.links.base,
             "request": tracing.headers(),
         }
@@ -314,61 +182,258 @@ def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, 
 
 # Running
 
-_environment: Environment | None = None
 
-
-def start(name: str) -> None:
-    with SetWorkflowID(name):
-        DBOS.start_workflow(run_operation, name)
+_engine: Engine | None = None
 
 
 @DBOS.workflow(name="run_operation")
 def run_operation(name: str) -> None:
-    """The one workflow: waits for its turn on the target, runs the handler, records the outcome."""
-    environment = _environment
-    assert environment is not None
-    row = environment.store.operation_by_name(name)
-    if row is None or row["status"] == "DONE":
-        return
-    executions = environment.store.begin_execution(name)
-    try:
-        content = orjson.loads(environment.sealer.open(row["payload"], f"{_PURPOSE}/{name}"))
-    except SealError:
-        # The key is lost. Nobody can go on with it, and what comes after it must not wait for ever.
-        log.error("operation_unreadable", name=name, type=row["type"], target=row["target"])
-        _end(environment, name, _INTERNAL_ERROR)
-        return
-    came_with = content.get("request", {})
-    with tracing.request(row["handler"], came_with.get(tracing.REQUEST_ID, ""), came_with.get(tracing.TRACEPARENT, "")):
-        _end(environment, name, _carry_out(environment, row, content, executions == 1))
+    """The one workflow. DBOS calls it by its name, with its stored arguments only."""
+    assert _engine is not None
+    _engine.run(name)
 
 
-def _end(environment: Environment, name: str, error: dict[str, Any] | None) -> None:
-    environment.store.update_operation(name, status="DONE", progress=100, ended=time.time(), error=error, payload=b"")
+class Engine:
+    """DBOS in this process, the places for operations at work, the heartbeat, and the take-over of what others left."""
 
+    def __init__(self, environment: Environment, executor: str):
+        """executor: name of this translator, the same after a restart and no other's."""
+        global _engine  # noqa: PLW0603 - see run_operation
+        settings = environment.settings
+        self.executor = executor
+        self._places = settings.operations_at_once
+        self._per_owner = settings.operations_per_project
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._lock = threading.Lock()
+        # What is carried out here, and of that what was begun and has no thread yet.
+        self._in_hand: Counter[str] = Counter()
+        self._begun: set[str] = set()
+        self._threads: list[threading.Thread] = []
+        self.use(environment)
+        forbid_pickle()
+        url = settings.database_url or f"sqlite:///{settings.state_file('workflows.sqlite')}"
+        config: DBOSConfig = {
+            "name": "gstack",
+            "system_database_url": url.replace("postgresql+psycopg://", "postgresql://"),
+            # Another one at each start, so that DBOS takes up nothing by itself: the store says what is whose.
+            "executor_id": f"{executor}#{secrets.token_hex(4)}",
+            # Workflows outlive a release: the handler's name and payload are the contract, not the source's hash.
+            "application_version": "2",
+            "log_level": "ERROR",
+            # Twice the places: what is gone on with may come here whoever found it.
+            "max_executor_threads": 2 * self._places,
+            "use_listen_notify": False,
+            "sys_db_pool_size": max(settings.database_connections // 2, 2),
+            "serializer": JsonSerializer(),
+        }
+        os.environ.setdefault("DBOS__CLOUD", "false")
+        DBOS(config=config)
+        _engine = self
 
-def _carry_out(
-    environment: Environment, row: sa.RowMapping, content: dict[str, Any], first: bool
-) -> dict[str, Any] | None:
-    """The error that the operation ends with, None if it succeeds."""
-    name = row["name"]
-    try:
-        scope = _patiently(
-            lambda: open_scope(environment, bytes.fromhex(content["credential"]), row["project"], content["link_base"])
-        )
-        pause = 0.05
-        while environment.store.is_blocked(row["owner"], row["target"], row["sequence"]):
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
-        HANDLERS[row["handler"]](Run(name, scope, content["payload"], first))
-        log.info("operation_done", name=name, type=row["type"], target=row["target"])
-        return None
-    except (CloudStackError, OperationError, ApiError, Unreachable) as failure:
-        log.warning("operation_failed", name=name, type=row["type"], target=row["target"], error=str(failure))
-        return _describe(failure)
-    except Exception:
-        log.exception("operation_crashed", name=name, type=row["type"], target=row["target"])
-        return _INTERNAL_ERROR
+    def use(self, environment: Environment) -> None:
+        """Carry out the operations of this environment's store."""
+        store = cast(Store, PatientStore(environment.store, self._stopping))
+        self._plain, self._environment = environment.store, replace(environment, store=store)
+
+    def start(self) -> None:
+        self._plain.beat(self.executor)
+        # Of the process before this one.
+        self._plain.park(self._plain.claimed(self.executor), self.executor, time.time())
+        DBOS.launch()
+        for name, work in (("turns", self._give_turns), ("operations", self._watch)):
+            self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+            self._threads[-1].start()
+
+    def stop(self) -> None:
+        """What is at work is left to other translators at its next wait."""
+        self._stopping.set()
+        self._woken.set()
+        for thread in self._threads:
+            thread.join(5)
+        DBOS.destroy(workflow_completion_timeout_sec=5)
+
+    def wake(self) -> None:
+        """There may be an operation whose turn has come."""
+        self._woken.set()
+
+    # Turns
+
+    def _give_turns(self) -> None:
+        while not self._stopping.is_set():
+            self._woken.wait(_LOOK)
+            self._woken.clear()
+            began = time.monotonic()
+            try:
+                self._begin_ready()
+            except DATABASE_AWAY as error:
+                log.warning("database_awaited", reason=type(error).__name__)
+                self._stopping.wait(1.0)
+            except Exception:
+                log.exception("operations_turns")
+                self._stopping.wait(1.0)
+            # At most half of the time goes into looking, however many operations wait.
+            self._stopping.wait(min(time.monotonic() - began, 1.0))
+
+    def _begin_ready(self) -> None:
+        with self._lock:
+            free = self._places - sum(self._in_hand.values())
+        if free <= 0:
+            return
+        due = self._plain.claim_due(free)
+        for name in due:
+            self._go_on(name)
+        for name in self._plain.claim(self.executor, free - len(due), self._per_owner) if free > len(due) else ():
+            self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        with self._lock:
+            self._in_hand[name] += 1
+            self._begun.add(name)
+        try:
+            with SetWorkflowID(name):
+                DBOS.start_workflow(run_operation, name)
+        except BaseException:
+            # The watch finds it among those that are claimed and not in hand.
+            self._begun.discard(name)
+            self._put_down(name)
+            raise
+
+    def _go_on(self, name: str) -> None:
+        """With an operation that was begun before."""
+        found: WorkflowStatus | None = DBOS.get_workflow_status(name)
+        if found is None:
+            self._plain.begin_execution(name, self.executor)
+            self._begin(name)
+        elif found.status in ("SUCCESS", "ERROR"):
+            log.error("operation_lost", name=name)
+            self._end(self._environment.store, name, _INTERNAL_ERROR)
+        else:
+            DBOS.resume_workflow(name)
+
+    def _put_down(self, name: str) -> None:
+        with self._lock:
+            self._in_hand[name] -= 1
+            if self._in_hand[name] <= 0:
+                del self._in_hand[name]
+        self.wake()
+
+    # Work
+
+    def run(self, name: str) -> None:
+        """Carry out an operation whose turn it is, and record how it ended."""
+        with self._lock:
+            if name in self._begun:
+                self._begun.discard(name)
+            else:
+                self._in_hand[name] += 1
+        try:
+            self._run(name)
+        except Exception as error:
+            # DBOS would take it for the end of the workflow.
+            log.exception("operation_interrupted", name=name)
+            raise Parked(type(error).__name__) from None
+        finally:
+            self._put_down(name)
+
+    def _run(self, name: str) -> None:
+        environment = self._environment
+        try:
+            row = environment.store.operation_by_name(name)
+            if row is None or row["status"] == "DONE":
+                return
+            first = environment.store.begin_execution(name, self.executor) == 1
+            self._end(environment.store, name, self._carry_out(environment, row, first))
+        except Parked as parked:
+            log.info("operation_parked", name=name, reason=parked.reason)
+            self._park(name, parked)
+            raise
+
+    def _park(self, name: str, parked: Parked) -> None:
+        due = time.time() + parked.seconds * random.uniform(0.7, 1.3)  # noqa: S311 - spreads them
+        try:
+            self._plain.park([name], self.executor, due)
+        except DATABASE_AWAY:
+            # The watch does it when the database is back.
+            log.warning("operation_not_parked", name=name)
+
+    def _end(self, store: Store, name: str, error: dict[str, Any] | None) -> None:
+        values = {"status": "DONE", "progress": 100, "ended": time.time(), "error": error, "payload": b""}
+        store.update_operation(name, **values, due=None)
+
+    def _carry_out(self, environment: Environment, row: sa.RowMapping, first: bool) -> dict[str, Any] | None:
+        """The error that the operation ends with, None if it succeeds."""
+        name = row["name"]
+        try:
+            content = orjson.loads(environment.sealer.open(row["payload"], f"{_PURPOSE}/{name}"))
+            caller = Caller.of(content["caller"])
+        except (SealError, KeyError):
+            # The key is lost, or a release before left it. Nobody can go on with it, and what comes after it must not
+            # wait for ever.
+            log.error("operation_unreadable", name=name, type=row["type"], target=row["target"])
+            return _INTERNAL_ERROR
+        request = content.get("request", {})
+        with tracing.request(row["handler"], request.get(tracing.REQUEST_ID, ""), request.get(tracing.TRACEPARENT, "")):
+            return self._handle(environment, row, caller, content, first)
+
+    def _handle(
+        self, environment: Environment, row: sa.RowMapping, caller: Caller, content: dict[str, Any], first: bool
+    ) -> dict[str, Any] | None:
+        about = {"name": row["name"], "type": row["type"], "target": row["target"]}
+        try:
+            with parking(row["handler"]):
+                scope = scope_of(environment, caller, row["project"], content["link_base"])
+                scope.client = ParkingClient(scope.client.endpoint, caller.keys, scope.project.id)
+                HANDLERS[row["handler"]](Run(row["name"], scope, content["payload"], first, self._stopping))
+            log.info("operation_done", **about)
+            return None
+        except Parked:
+            if time.time() - row["inserted"] < _FORGOTTEN:
+                raise
+            log.error("operation_outcome_unknown", **about)
+            return _UNKNOWN
+        except (CloudStackError, OperationError, ApiError) as failure:
+            log.warning("operation_failed", **about, error=str(failure))
+            return _describe(failure)
+        except Exception:
+            log.exception("operation_crashed", **about)
+            return _INTERNAL_ERROR
+
+    # Take-over
+
+    def _watch(self) -> None:
+        purge_at = 0.0
+        while not self._stopping.wait(_BEAT):
+            try:
+                self._plain.beat(self.executor)
+                self._take_over()
+                if time.monotonic() > purge_at:
+                    purge_at = time.monotonic() + 60
+                    self._purge()
+            except DATABASE_AWAY as error:
+                log.warning("database_awaited", reason=type(error).__name__)
+            except Exception:
+                log.exception("operations_watch")
+
+    def _take_over(self) -> None:
+        for name in self._plain.park_of_dead(time.time() - _STALE):
+            log.warning("operation_taken_over", name=name)
+        claimed = self._plain.claimed(self.executor)
+        with self._lock:
+            dropped = claimed - self._in_hand.keys()
+        if dropped:
+            # Begun while the database went away.
+            self._plain.park(dropped, self.executor, time.time())
+        self.wake()
+
+    def _purge(self) -> None:
+        """Steps of operations that are over, which hold what CloudStack answered; operations after their time."""
+        listed = DBOS.list_workflows(limit=500, load_input=False, load_output=False)
+        over = self._plain.over([one.workflow_id for one in listed], time.time() - 60)
+        if over:
+            DBOS.delete_workflows(over)
+        self._plain.purge_operations(time.time() - RETENTION)
+        self._plain.forget_heartbeats(time.time() - 24 * 3600)
 
 
 _INTERNAL_ERROR = {
@@ -387,7 +452,7 @@ def _describe(failure: Exception) -> dict[str, Any]:
     elif isinstance(failure, ApiError):
         code, message, status = _CODES.get(failure.code, "INTERNAL_ERROR"), failure.message, failure.code
     else:
-        code, message, status = "SERVICE_UNAVAILABLE", "The service is unavailable. Try again later.", 503
+        return _INTERNAL_ERROR
     try:
         phrase = HTTPStatus(status).phrase.upper()
     except ValueError:
@@ -405,85 +470,49 @@ _CODES = {
     503: "SERVICE_UNAVAILABLE",
 }
 
-
-class Engine:
-    """DBOS in this process, the heartbeat, and the take-over of operations that dead translators left."""
-
-    def __init__(self, environment: Environment, executor: str, threads: int = 64):
-        global _environment  # noqa: PLW0603 - DBOS calls the workflow by name, with its stored arguments only
-        _environment = replace(environment, store=cast(Store, _PatientStore(environment.store)))
-        self.environment = environment
-        self.executor = executor
-        self._stop = threading.Event()
-        settings = environment.settings
-        url = settings.database_url or f"sqlite:///{settings.state_file('workflows.sqlite')}"
-        config: DBOSConfig = {
-            "name": "gstack",
-            "system_database_url": url.replace("postgresql+psycopg://", "postgresql://"),
-            "executor_id": executor,
-            # Workflows outlive a release: the handler's name and payload are the contract, not the source's hash.
-            "application_version": "2",
-            "log_level": "ERROR",
-            "max_executor_threads": threads,
-            "use_listen_notify": False,
-            "sys_db_pool_size": max(settings.database_connections // 2, 2),
-        }
-        os.environ.setdefault("DBOS__CLOUD", "false")
-        DBOS(config=config)
-
-    def start(self) -> None:
-        self.environment.store.beat(self.executor)
-        DBOS.launch()
-        self._start_orphans()
-        threading.Thread(target=self._watch, name="operations", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        DBOS.destroy(workflow_completion_timeout_sec=5)
-
-    def _start_orphans(self) -> None:
-        """Operations whose row was written but whose workflow never began."""
-        for row in self.environment.store.unstarted(time.time() - _STALE):
-            if DBOS.get_workflow_status(row) is None:
-                start(row)
-
-    def _watch(self) -> None:
-        purge_at = 0.0
-        while not self._stop.wait(_BEAT):
-            try:
-                self.environment.store.beat(self.executor)
-                self._take_over()
-                if time.monotonic() > purge_at:
-                    purge_at = time.monotonic() + 3600
-                    self.environment.store.purge_operations(time.time() - RETENTION)
-                    self.environment.store.forget_heartbeats(time.time() - 24 * 3600)
-            except Exception:
-                log.exception("operations_watch")
-
-    def _take_over(self) -> None:
-        living = self.environment.store.living(time.time() - _STALE)
-        for workflow in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False):
-            if workflow.executor_id not in living and workflow.executor_id != self.executor:
-                log.warning("operation_taken_over", name=workflow.workflow_id, from_executor=workflow.executor_id)
-                DBOS.resume_workflow(workflow.workflow_id)
-        self._start_orphans()
+_UNKNOWN = {
+    "code": "INTERNAL_ERROR",
+    "message": "CloudStack did not say for a day how this ended. Look at the resource itself.",
+    "status": 500,
+    "http_message": "INTERNAL SERVER ERROR",
+}
 
 
-_waiters = threading.BoundedSemaphore(_MAX_WAITERS)
+class _Waiters:
+    """Places for those who wait, shared among owners."""
+
+    def __init__(self, places: int):
+        self._places = places
+        self._waiting: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def place(self, owner: str) -> Iterator[bool]:
+        """Whether there is one."""
+        with self._lock:
+            free = self._places - sum(self._waiting.values())
+            mine = free > 0 and self._waiting[owner] < self._places // 4
+            self._waiting[owner] += mine
+        try:
+            yield mine
+        finally:
+            with self._lock:
+                self._waiting[owner] -= mine
+                if not self._waiting[owner]:
+                    del self._waiting[owner]
+
+
+_waiters = _Waiters(_MAX_WAITERS)
 
 
 def wait(scope: Scope, name: str) -> None:
     """Return when the operation is done, after two minutes, or shortly before the caller goes, or when it has gone."""
     until = min(time.monotonic() + WAIT_LIMIT, scope.client.deadline - 1.0)
-    if not _waiters.acquire(blocking=False):
-        return
-    try:
+    with _waiters.place(scope.project.key) as there_is_one:
         pause = 0.02
-        while time.monotonic() < until and scope.is_wanted():
+        while there_is_one and time.monotonic() < until and scope.is_wanted():
             row = scope.store.operation(scope.project.key, name)
             if row is None or row["status"] == "DONE":
                 return
             time.sleep(pause)
             pause = min(pause * 1.3, 0.25)
-    finally:
-        _waiters.release()

@@ -21,8 +21,8 @@ from translator_service.cloudstack.client import Answer
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import Row, number
 from translator_service.operations import engine
-from translator_service.operations.engine import Run, handler
 from translator_service.operations.render import UNKNOWN_TIME, rfc3339
+from translator_service.operations.run import Run, handler
 from translator_service.projection import Plan
 from translator_service.resources import networks, zones
 from translator_service.rpc import rpc

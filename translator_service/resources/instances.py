@@ -25,8 +25,8 @@ from translator_service.cloudstack.errors import CloudStackError
 from translator_service.fingerprints import check, fingerprint
 from translator_service.naming import Index, Row, number
 from translator_service.operations import engine
-from translator_service.operations.engine import Run, handler
 from translator_service.operations.render import from_cloudstack
+from translator_service.operations.run import OperationError, Run, handler
 from translator_service.projection import tags_of
 from translator_service.resources import disk_types, disks, images, machine_types, networks, subnetworks, zones
 from translator_service.resources.projects import check_metadata, common_metadata
@@ -429,7 +429,7 @@ def reset(scope: Scope, request: pb.ResetInstanceRequest) -> Message:
 def _state(run: Run, step: str) -> str:
     rows = run.read(step, "listVirtualMachines", id=run.payload["id"], details="min")
     if not rows or rows[0].get("state") in _HIDDEN:
-        raise engine.OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
+        raise OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
     return str(rows[0]["state"])
 
 
@@ -567,7 +567,7 @@ def do_update(run: Run) -> None:
     """Details are replaced as a whole, so the current ones are read, merged and sent back."""
     rows = run.read("machine", "listVirtualMachines", id=run.payload["id"], details=DETAILS)
     if not rows:
-        raise engine.OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
+        raise OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
     details: dict[str, str] = {key: text for key, text in (rows[0].get("details") or {}).items() if key not in _DENIED}
     for key, value in run.payload["changes"].items():
         details = kept.replaced(details, key, value)

@@ -9,25 +9,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+from collections.abc import Callable
 from typing import Any
 
+import structlog
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import ApiError, already_exists, invalid, not_found, required, unsupported
+from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
 from translator_service import details as kept
 from translator_service import naming, projection, userdata
 from translator_service.cloudstack.client import Client
-from translator_service.cloudstack.errors import CloudStackError, Unreachable
+from translator_service.cloudstack.errors import CloudStackError
 from translator_service.naming import Row, number
 from translator_service.operations import engine
-from translator_service.operations.engine import OperationError, Run, handler
+from translator_service.operations.run import OperationError, Run, handler
 from translator_service.resources import disk_types, images, instances, machine_types, networks, zones
+from translator_service.resources.instances_delete import destroy
 from translator_service.resources.projects import check_metadata, common_metadata
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 from translator_service.tags import EPHEMERAL, NAME
+
+log = structlog.get_logger()
 
 _GIB = 1 << 30
 
@@ -269,7 +274,8 @@ def do_insert(run: Run) -> None:
             projection.refresh_instance(run, "firewall", zone, rows[0], payload["tags"])
         if payload["protect"]:
             run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
-    except (CloudStackError, OperationError, ApiError, Unreachable):
+    except Exception:
+        # Whatever it was: what is made and not told of would run on at the customer's expense.
         _undo(run, zone, made)
         raise
 
@@ -339,7 +345,12 @@ def _name_disk(run: Run, machine: str) -> None:
 def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
     address = run.payload["address"]
     if address is None:
-        address = run.job("address", "associateIpAddress", networkid=run.payload["network"])["id"]
+        try:
+            address = run.job("address", "associateIpAddress", networkid=run.payload["network"])["id"]
+        except CloudStackError as error:
+            if error.entity:
+                made["address"] = error.entity
+            raise
         made["address"] = address
         tag = {"tags[0].key": EPHEMERAL, "tags[0].value": run.payload["name"]}
         run.job("tag-address", "createTags", resourceids=address, resourcetype="PublicIpAddress", **tag)
@@ -360,22 +371,28 @@ def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
 
 
 def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
-    """Take away what was made; what cannot be is told as a warning."""
-    try:
-        if "machine" in made:
-            run.job("undo-machine", "destroyVirtualMachine", id=made["machine"], expunge="true")
-    except (CloudStackError, Unreachable):
+    """Take away what was made, each of it whatever becomes of the rest; what cannot be is told as a warning."""
+    payload = run.payload
+
+    def machine() -> None:
+        destroy(run, made["machine"], "undo-")
+
+    def address() -> None:
+        run.job("undo-address", "disassociateIpAddress", id=made["address"])
+
+    def groups() -> None:
+        projection.release_instance(run, zone, payload["name"])
+
+    parts: list[tuple[bool, Callable[[], None], str]] = [
+        ("machine" in made, machine, f"The instance '{payload['name']}' ({made.get('machine')})"),
+        ("address" in made, address, f"The external address of '{payload['name']}' ({made.get('address')})"),
+        (zone.security_groups, groups, f"A firewall of '{payload['name']}'"),
+    ]
+    for is_made, undo, what in parts:
         try:
-            rename = f"x-{made['machine'][:8]}"
-            run.call("undo-rename", "updateVirtualMachine", id=made["machine"], name=rename)
-            run.job("undo-machine-without-expunge", "destroyVirtualMachine", id=made["machine"])
-        except (CloudStackError, Unreachable):
-            run.warn("CLEANUP_FAILED", "The instance could not be taken away again.")
-    try:
-        if "address" in made:
-            run.job("undo-address", "disassociateIpAddress", id=made["address"])
-        if zone.security_groups:
-            projection.release_instance(run, zone, run.payload["name"])
-        instances.forget_metadata(run.scope, run.payload.get("document", ""))
-    except (CloudStackError, Unreachable):
-        run.warn("CLEANUP_FAILED", "An address or a firewall of the instance could not be taken away again.")
+            if is_made:
+                undo()
+        except Exception as error:
+            log.warning("undo_failed", name=run.name, what=undo.__name__, error=str(error))
+            run.warn("CLEANUP_FAILED", f"{what} could not be taken away again.")
+    instances.forget_metadata(run.scope, payload.get("document", ""))
