@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -284,13 +283,12 @@ class PagesService:
         ticket = {
             "client_id": client_id,
             "scopes": scopes,
-            "expires": time.time() + _TICKET_SECONDS,
             # Another session cannot use it, whatever it was shown.
             "session": digest(session).hex(),
             **what,
         }
         return pb.Consent(
-            ticket=self._sealer.seal(orjson.dumps(ticket), _TICKET).hex(),
+            ticket=self._sealer.seal_message(ticket, _TICKET, _TICKET_SECONDS).hex(),
             client_name=clients.name_of(client_id),
             client_id=client_id,
             scopes=scopes,
@@ -299,12 +297,10 @@ class PagesService:
 
     def _ticket(self, text: str, session: str) -> dict[str, Any] | None:
         try:
-            ticket: dict[str, Any] = orjson.loads(self._sealer.open(bytes.fromhex(text), _TICKET))
+            ticket = self._sealer.open_message(bytes.fromhex(text), _TICKET)
         except (sealing.SealError, ValueError):
             return None
-        if ticket["expires"] < time.time() or ticket["session"] != digest(session).hex():
-            return None
-        return ticket
+        return ticket if ticket["session"] == digest(session).hex() else None
 
 
 def _person_of(credential: Credential) -> pb.Person:

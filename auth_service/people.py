@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import grpc
-import orjson
 
 from auth_service.store import AuthStore, Credential
 from gstack.auth.v1 import identity_pb2, identity_pb2_grpc
@@ -23,6 +22,10 @@ TRUST_SECONDS = 60.0
 _UNSURE_SECONDS = 5.0
 # Refused keys are not asked about again for each request that comes with them.
 _REFUSED_SECONDS = 10.0
+# Gateways keep a sealed credential as long as its keys are trusted. It lives minutes longer, for the call that it goes
+# with last and for clocks that differ, and is then of no use to whoever got hold of it.
+CREDENTIAL_SECONDS = TRUST_SECONDS + 600.0
+_MESSAGE_SECONDS = 600.0
 _TIMEOUT = 30.0
 # Somebody who is known waits for no slow CloudStack.
 _AGAIN_TIMEOUT = 3.0
@@ -39,10 +42,10 @@ class People:
     def sign_in(self, username: str, password: str, domain: str, register_keys: bool) -> Credential:
         """Raises ApiError 401: reason `secondFactor`, `noKeys`, or anything else for a wrong name or password."""
         typed = {"username": username, "password": password, "domain": domain}
-        sealed = self._sealer.seal(orjson.dumps(typed), sealing.IDENTITY)
+        sealed = self._sealer.seal_message(typed, sealing.IDENTITY, _MESSAGE_SECONDS)
         request = identity_pb2.PasswordLogin(login=sealed, register_keys=register_keys)
         reply = _ask(self._identity.Login, request)
-        keys = orjson.loads(self._sealer.open(reply.credential, sealing.IDENTITY))
+        keys = self._sealer.open_message(reply.credential, sealing.IDENTITY)
         credential = self._store.save_credential(keys["api_key"], keys["secret_key"], reply.account)
         self._store.adopt(credential)
         return credential
@@ -102,7 +105,7 @@ class People:
         return TRUST_SECONDS
 
     def sealed(self, credential: Credential, subject: str, projects: dict[str, str]) -> bytes:
-        """What translators get: the keys, whose they are, and the projects they may be used for (empty is all)."""
+        """What translators get: the keys, whose they are, the projects they may be used for (empty is all)."""
         content: dict[str, Any] = {
             "api_key": credential.api_key,
             "secret_key": credential.secret_key,
@@ -115,7 +118,7 @@ class People:
         }
         if projects:
             content["projects"] = list(projects)
-        return self._sealer.seal(orjson.dumps(content), sealing.CREDENTIAL)
+        return self._sealer.seal_message(content, sealing.CREDENTIAL, CREDENTIAL_SECONDS)
 
     def projects(self, sealed: bytes) -> list[identity_pb2.Project]:
         return list(_ask(self._identity.Projects, identity_pb2.ProjectsRequest(credential=sealed)).projects)
@@ -128,7 +131,8 @@ class People:
         return found
 
     def _account(self, api_key: str, secret_key: str, timeout: float = _TIMEOUT) -> identity_pb2.Account:
-        sealed = self._sealer.seal(orjson.dumps({"api_key": api_key, "secret_key": secret_key}), sealing.IDENTITY)
+        keys = {"api_key": api_key, "secret_key": secret_key}
+        sealed = self._sealer.seal_message(keys, sealing.IDENTITY, _MESSAGE_SECONDS)
         found: identity_pb2.Account = _ask(
             self._identity.Verify, identity_pb2.VerifyRequest(credential=sealed), timeout
         )

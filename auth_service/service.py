@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import grpc
-import orjson
 import structlog
 from sqlalchemy.exc import OperationalError
 
@@ -136,7 +135,7 @@ def _metadata(context: grpc.ServicerContext, name: str) -> Any:
 def _caller(context: grpc.ServicerContext, shared: sealing.Keyring) -> Caller:
     sealed: bytes = _metadata(context, rpc.CREDENTIAL) or b""
     try:
-        found = orjson.loads(shared.open(sealed, sealing.CREDENTIAL))
+        found = shared.open_message(sealed, sealing.CREDENTIAL)
     except sealing.SealError:
         raise ApiError(401, "Request had invalid authentication credentials.") from None
     return Caller(found["key"], found["credential_id"], sealed)

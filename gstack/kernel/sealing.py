@@ -8,6 +8,8 @@ another.
 A ring file has one key a line, `<state> <base64 of 32 bytes> <day it was made, YYYY-MM-DD>`. `primary` (exactly one)
 seals; `staged` keys are known to all replicas before they become primary; `secondary` ones still open what they sealed.
 A file that is only one base64 key is a ring of that primary key.
+
+Sealed messages are JSON objects that have an end, so that a stolen one is worth little.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
+import orjson
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -133,6 +136,18 @@ class Keyring:
         """Raises SealError."""
         key_id = sealed[:_ID]
         return _decrypt(self._find(key_id), sealed[_ID:], key_id + purpose.encode())
+
+    def seal_message(self, content: dict[str, Any], purpose: str, seconds: float) -> bytes:
+        """A JSON object that opens for so many seconds; `expires` in it says until when, in seconds of the epoch."""
+        return self.seal(orjson.dumps({**content, "expires": int(time.time() + seconds)}), purpose)
+
+    def open_message(self, sealed: bytes, purpose: str) -> dict[str, Any]:
+        """Raises SealError, also for one that is over or has no end."""
+        content: dict[str, Any] = orjson.loads(self.open(sealed, purpose))
+        expires = content.get("expires")
+        if not isinstance(expires, int) or expires <= time.time():
+            raise SealError("sealed message is over")
+        return content
 
     def seal_record(self, plaintext: bytes, purpose: str) -> bytes:
         data_key = os.urandom(_KEY)

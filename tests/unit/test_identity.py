@@ -10,6 +10,7 @@ import grpc
 import orjson
 import pytest
 import structlog
+import time_machine
 
 from gstack.auth.v1 import identity_pb2 as pb
 from gstack.auth.v1 import identity_pb2_grpc
@@ -68,7 +69,7 @@ def new_project(simulated: Cloud) -> Callable[..., Project]:
 def sign_in(environment: Environment) -> Callable[..., pb.LoggedIn]:
     def make(username: str, password: str, *, register_keys: bool = False, domain: str = "") -> pb.LoggedIn:
         typed = {"username": username, "password": password, "domain": domain}
-        sealed = environment.sealer.seal(orjson.dumps(typed), IDENTITY)
+        sealed = environment.sealer.seal_message(typed, IDENTITY, 60)
         return identity.login(environment, pb.PasswordLogin(login=sealed, register_keys=register_keys))
 
     return make
@@ -78,8 +79,8 @@ SignIn = Callable[..., pb.LoggedIn]
 
 
 def keys_of(environment: Environment, answer: pb.LoggedIn) -> dict[str, str]:
-    found: dict[str, str] = orjson.loads(environment.sealer.open(answer.credential, IDENTITY))
-    return found
+    found = environment.sealer.open_message(answer.credential, IDENTITY)
+    return {name: found[name] for name in ("api_key", "secret_key")}
 
 
 def refusal(work: Callable[..., Any], *arguments: Any, **more: Any) -> ApiError:
@@ -268,8 +269,8 @@ def test_b2_no_secret_reaches_an_error_or_a_log(
 
 def test_keys_are_verified(environment: Environment, simulated: Cloud) -> None:
     def verify(api_key: str, secret_key: str) -> pb.Account:
-        keys = orjson.dumps({"api_key": api_key, "secret_key": secret_key})
-        request = pb.VerifyRequest(credential=environment.sealer.seal(keys, IDENTITY))
+        keys = {"api_key": api_key, "secret_key": secret_key}
+        request = pb.VerifyRequest(credential=environment.sealer.seal_message(keys, IDENTITY, 60))
         return identity.verify(environment, request)
 
     assert verify("ian-api-key", "ian-secret-key").account_name == "ian@example.org"
@@ -299,7 +300,7 @@ def credential(environment: Environment, simulated: Cloud) -> Callable[..., byte
         }
         if projects is not None:
             found["projects"] = projects
-        sealed: bytes = environment.sealer.seal(orjson.dumps(found), CREDENTIAL)
+        sealed: bytes = environment.sealer.seal_message(found, CREDENTIAL, 600)
         return sealed
 
     return make
@@ -363,7 +364,7 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
     server = Server(2)
     identity.add_service(server, environment)
     port = server.start("127.0.0.1:0")
-    typed = orjson.dumps({"username": "nokeys", "password": "nokeys"})
+    typed = {"username": "nokeys", "password": "nokeys"}
     try:
         with channel(f"127.0.0.1:{port}", "translator", None) as wire:
             stub = identity_pb2_grpc.IdentityStub(wire)  # type: ignore[no-untyped-call]
@@ -375,7 +376,7 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
             told = []
             for call, request in (
                 (stub.FindProject, pb.ProjectRequest(credential=credential("ian"), name="webshop")),
-                (stub.Login, pb.PasswordLogin(login=environment.sealer.seal(typed, IDENTITY))),
+                (stub.Login, pb.PasswordLogin(login=environment.sealer.seal_message(typed, IDENTITY, 60))),
                 (stub.Verify, pb.VerifyRequest(credential=b"x")),
             ):
                 with pytest.raises(grpc.RpcError) as raised:
@@ -390,6 +391,23 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
 def test_a_credential_that_is_not_ours_is_refused(environment: Environment) -> None:
     assert refusal(listed, environment, b"x").code == 401
     assert refusal(found_project, environment, b"x", "demo").code == 401
+
+
+def test_what_auth_sealed_has_an_end(environment: Environment, simulated: Cloud) -> None:
+    """A stolen question, which holds a password or keys, is of no use later."""
+    keys = {"api_key": "demo-api-key", "secret_key": "demo-secret-key"}
+    typed = {"username": "demo", "password": "demo", "domain": ""}
+    with time_machine.travel(time.time(), tick=False) as clock:
+        asked = pb.VerifyRequest(credential=environment.sealer.seal_message(keys, IDENTITY, 60))
+        login = pb.PasswordLogin(login=environment.sealer.seal_message(typed, IDENTITY, 60))
+        assert identity.verify(environment, asked).user_name == "demo"
+        clock.shift(60)
+        simulated.app.calls.clear()
+        assert refusal(identity.verify, environment, asked).code == 401
+        assert refusal(identity.login, environment, login).code == 401
+        endless = pb.VerifyRequest(credential=environment.sealer.seal(orjson.dumps(keys), IDENTITY))
+        assert refusal(identity.verify, environment, endless).code == 401
+        assert not simulated.calls
 
 
 # Credentials with a limit

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import grpc
 import jwt
 import orjson
 import pytest
@@ -19,9 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from auth_service import clients
-from gstack.auth.v1 import auth_pb2, pages_pb2
-from gstack.kernel.errors import ApiError
+from auth_service import clients, service
+from gateway.tokens import Tokens
+from gstack.auth.v1 import auth_pb2, iam_pb2, iam_pb2_grpc, pages_pb2
+from gstack.kernel import rpc
+from gstack.kernel.errors import ApiError, from_rpc
+from gstack.kernel.sealing import CREDENTIAL, SealError
 from simulator.app import Fault
 from tests.auth import (
     ADDRESS,
@@ -930,6 +935,48 @@ def test_a19_one_asks_cloudstack_and_the_others_go_on(
         assert principal.active and principal.cache_seconds <= 5
         answered.set()
         assert first.result(10).cache_seconds == 60
+
+
+# What goes to translators
+
+
+def test_a_sealed_credential_ends_minutes_after_a_gateway_forgets_it(auth: Auth, clock: time_machine.Traveller) -> None:
+    token = auth.login()["access_token"]
+    principal = auth.principal(token)
+    content = auth.sealer.open_message(principal.credential, CREDENTIAL)
+    assert content["api_key"] == "demo-api-key"
+    authenticate = SimpleNamespace(unary_unary=lambda *_, **__: lambda *_, **__: principal)
+    kept = Tokens(authenticate, seconds=100_000).principal(f"Bearer {token}", BASE, ADDRESS)  # type: ignore[arg-type]
+    assert kept.known_until <= time.time() + 60
+    assert kept.known_until + 300 < content["expires"] <= time.time() + 900
+    clock.move_to(content["expires"])
+    with pytest.raises(SealError):
+        auth.sealer.open_message(principal.credential, CREDENTIAL)
+
+
+def test_a_credential_that_is_over_makes_no_service_accounts(
+    auth: Auth, environment: Environment, clock: time_machine.Traveller
+) -> None:
+    auth.service_account()
+    sealed = auth.caller().sealed
+    server = rpc.Server(2)
+    service.add_services(server, auth.store, auth.people, environment.sealer, auth.settings)
+    with rpc.channel(f"127.0.0.1:{server.start('127.0.0.1:0')}", "auth", None) as channel:
+        stub: Any = iam_pb2_grpc.ServiceAccountsStub(channel)  # type: ignore[no-untyped-call]
+
+        def listed(credential: bytes) -> Any:
+            request = iam_pb2.ListServiceAccountsRequest(project="demo")
+            return stub.List(request, timeout=10, metadata=((rpc.CREDENTIAL, credential),))
+
+        assert len(listed(sealed).accounts) == 1
+        endless = environment.sealer.seal(b'{"key": "k", "credential_id": "c"}', CREDENTIAL)
+        clock.shift(900)
+        for credential in (sealed, endless):
+            with pytest.raises(grpc.RpcError) as raised:
+                listed(credential)
+            assert from_rpc(raised.value).code == 401
+        assert len(listed(auth.caller().sealed).accounts) == 1
+    server.grpc.stop(None).wait()
 
 
 # What a form may not do

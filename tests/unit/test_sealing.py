@@ -94,6 +94,20 @@ def test_a_value_is_no_record_and_purposes_do_not_stand_for_each_other() -> None
         RING.open(RING.seal(b"x", CREDENTIAL), IDENTITY)
 
 
+def test_a_message_has_an_end() -> None:
+    with time_machine.travel(1000.5, tick=False) as clock:
+        sealed = RING.seal_message({"a": "b"}, "p", 60)
+        assert RING.open_message(sealed, "p") == {"a": "b", "expires": 1060}
+        clock.move_to(1059.9)
+        assert RING.open_message(sealed, "p")["a"] == "b"
+        clock.move_to(1060)
+        with pytest.raises(SealError):
+            RING.open_message(sealed, "p")
+    for endless in (b"{}", b'{"expires": null}', b'{"expires": "9999999999"}'):
+        with pytest.raises(SealError):
+            RING.open_message(RING.seal(endless, "p"), "p")
+
+
 @both_ways
 @given(plain=st.binary(max_size=50), position=st.integers(0), flip=st.integers(1, 255))
 @settings(max_examples=200)
