@@ -23,6 +23,7 @@ from simulator import errors, families, signature, xml
 from simulator.commands import HANDLERS, SPECS, execute
 from simulator.errors import ApiError
 from simulator.families.accounts import SESSION_SECONDS, WITHOUT_SIGNATURE
+from simulator.families.jobs import restart
 from simulator.world import User, World
 
 families.load()
@@ -140,6 +141,8 @@ class Simulator:
             if name in WITHOUT_SIGNATURE:
                 return 200, WITHOUT_SIGNATURE[name](self.world, parameters)
             user = self.authenticate(parameters)
+            if self.world.throttled(user.account):
+                raise errors.throttled()
             if name not in HANDLERS:
                 if name in SPECS:
                     raise errors.unavailable_command(name)
@@ -189,7 +192,7 @@ class Simulator:
         return None
 
     def _control(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """`GET calls`, `DELETE calls`, `POST faults {...}`, `DELETE faults`, `PATCH settings {...}`."""
+        """`GET calls`, `DELETE calls`, `POST faults {...}`, `DELETE faults`, `PATCH settings {...}`, `POST restart {...}`."""
         what = path.removeprefix("/simulator/")
         if what == "calls":
             counted = dict(self.calls)
@@ -201,6 +204,9 @@ class Simulator:
                 self.faults.clear()
             else:
                 self.faults.append(Fault(**json.loads(body)))
+            return 200, b"{}"
+        if what == "restart" and method == "POST":
+            restart(self.world, told=bool(json.loads(body or b"{}").get("told", True)))
             return 200, b"{}"
         if what == "settings" and method == "PATCH":
             for key, value in json.loads(body).items():

@@ -222,6 +222,9 @@ class Call:
         )
 
         def finish() -> None:
+            if job.status != 0:
+                # A restart was first.
+                return
             try:
                 job.result, job.status = effect(), 1
             except ApiError as error:

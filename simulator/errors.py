@@ -61,6 +61,11 @@ def unauthorized() -> ApiError:
     return ApiError(401, text, None)
 
 
+def throttled() -> ApiError:
+    """429 of the API limit plugin (RequestLimitException)."""
+    return ApiError(429, "The given user has reached his/her account api limit, please retry after 500 ms.", 4510)
+
+
 def second_factor() -> ApiError:
     return ApiError(511, "User authentication is not completed because 2FA verification is not done", None)
 

@@ -315,6 +315,7 @@ class Settings:
     view_destroyed: bool = False
     version: str = "4.22.0.0"
     max_body: int = 1024 * 1024
+    api_limit: int = 0  # calls of an account in a second (api.throttling.max), 0 for any number
 
 
 class World:
@@ -333,6 +334,7 @@ class World:
         self._timeline: list[tuple[float, int, Callable[[], None]]] = []
         self.users_by_key: dict[str, User] = {}
         self.sessions: dict[str, tuple[User, float]] = {}  # session key -> user, time of expiry
+        self._calls: dict[str, tuple[int, int]] = {}  # account -> (second, calls in it)
         self.indexes: dict[type, Any] = {}  # lookups that families keep beside the rows
 
     # Rows
@@ -365,6 +367,17 @@ class World:
         row.removed = True
         self._rows[type(row)].pop(row.id, None)
         self._numbers[type(row)].pop(row.number, None)
+
+    # Limits
+
+    def throttled(self, account: Account) -> bool:
+        """Count one more call in this second; whether it is one too many."""
+        if not self.settings.api_limit:
+            return False
+        second, count = self._calls.get(account.id, (0, 0))
+        now = int(self.now)
+        self._calls[account.id] = (now, count + 1 if second == now else 1)
+        return self._calls[account.id][1] > self.settings.api_limit
 
     # Time
 

@@ -40,6 +40,8 @@ CONSOLE = "192.168.2.2"
 @command("updateVirtualMachine")
 def update(call: Call) -> dict[str, Any]:
     vm, world = machine(call), call.world
+    if vm.state in ("Error", "Expunging"):
+        raise errors.invalid("unable to find a virtual machine with the specified id in the right state")
     name = call.text("name")
     if name:
         check_name(call, name)

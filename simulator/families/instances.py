@@ -244,7 +244,7 @@ def destroy(call: Call) -> dict[str, Any]:
                 forget_volume(world, disk)
         if at_once:
             expunge(world, vm)
-        elif vm.state != "Destroyed":
+        elif vm.state not in GONE:
             _to_trash(world, vm)
 
     return submit(call, vm, destroyed, steps=[(0.1, stopping), (0.3, stopped), (0.5, expunging)])
@@ -252,6 +252,11 @@ def destroy(call: Call) -> dict[str, Any]:
 
 def _to_trash(world: World, vm: VirtualMachine) -> None:
     """Destroyed, until the expunge run; recovering and destroying again starts anew."""
+    if vm.state == "Error":
+        # There is nothing to recover: it goes on to the expunge run at once.
+        set_state(world, vm, "Expunging")
+        world.at(world.settings.expunge_seconds, lambda: expunge(world, vm))
+        return
     if vm.state in ("Running", "Stopping"):
         halt(world, vm)
     for disk in [disk for disk in vm.volumes if disk.type == "DATADISK"]:

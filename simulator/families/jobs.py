@@ -6,7 +6,8 @@ from typing import Any
 
 from simulator import errors
 from simulator.commands import Call, Listing, command
-from simulator.world import Job, timestamp
+from simulator.families.machines import set_state
+from simulator.world import Job, VirtualMachine, World, timestamp
 
 _SERVER = {"managementserverid": "5f0b6b52-4a0a-4c86-9b7c-6d4b0f0a9d11", "managementservername": "simulator"}
 
@@ -56,3 +57,21 @@ def list_async_jobs(call: Call) -> Listing:
     """Pending jobs of the account; finished ones are gone from this list."""
     owners = call.owners()
     return Listing([render(job) for job in call.world.all(Job) if job.status == 0 and job.account in owners])
+
+
+def restart(world: World, *, told: bool) -> None:
+    """A management server that stops and comes back: its jobs end as failed, whatever they had done by then.
+
+    told: with the text that it leaves in them; older ones leave nothing. Machines on their way are found by the next
+    report of their hosts.
+    """
+    for job in world.all(Job):
+        if job.status == 0:
+            job.status, job.result_code, job.completed = 2, 530, world.now
+            text = "job cancelled because of management server restart or shutdown"
+            job.result = {"errorcode": 530, "errortext": text} if told else None
+    for vm in world.all(VirtualMachine):
+        vm.jobs.clear()
+        vm.busy_until = world.now
+        if vm.state in ("Starting", "Stopping"):
+            set_state(world, vm, {"Starting": "Stopped", "Stopping": "Running"}[vm.state])

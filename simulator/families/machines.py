@@ -249,8 +249,8 @@ def submit(
             outcome.append(error)
 
     def guarded(step: Callable[[], None]) -> Callable[[], None]:
-        # A submit that fails after all leaves no job behind whose steps could happen.
-        return lambda: step() if begun else None
+        # A submit that fails after all leaves no job behind whose steps could happen, nor does a restart.
+        return lambda: step() if begun and begun[0].status == 0 else None
 
     for share, step in (*steps, (WORK_DONE, work)):
         world.at(wait + share * duration, guarded(step))

@@ -29,6 +29,7 @@ from translator_service.cloudstack.client import Endpoint
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.naming import number
 from translator_service.operations import engine
+from translator_service.operations.run import handler
 from translator_service.scope import Environment, Scope, caller_of, open_scope
 
 
@@ -504,7 +505,7 @@ def test_later_steps_of_an_operation_are_limited_too(
     shop = project(simulated, "webshop").id
     scope = limited("webshop", [shop])
     seen: list[frozenset[str] | None] = []
-    engine.handler("tests.limit")(lambda run: seen.append(run.scope.caller.projects))
+    handler("tests.limit")(lambda run: seen.append(run.scope.caller.projects))
     operations(scope, engine.submit(scope, type="t", target="global/x/y", handler="tests.limit", payload={}))
     assert seen == [frozenset([shop])]
 

@@ -16,6 +16,7 @@ from tests.unit.test_firewalls import delete, insert, names, rule
 from translator_service import details, projection
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.operations import engine
+from translator_service.operations import run as run_module
 from translator_service.operations.run import Run, handler
 from translator_service.projection import Machine, Rule, address_rules, group_rules
 from translator_service.resources import networks, zones
@@ -403,7 +404,7 @@ def test_sources_by_tag_ask_nothing_in_an_isolated_network(lab: Lab, simulated: 
 
 def _refusing(monkeypatch: pytest.MonkeyPatch, code: int, times: int, commands: tuple[str, ...]) -> list[str]:
     """Jobs of these commands fail the first times."""
-    real, failed = engine.jobs.run, []
+    real, failed = run_module.jobs.run, []
 
     def run(client: Any, job_id: str, command: str, *rest: Any, **more: Any) -> Any:
         if command in commands and len(failed) < times:
@@ -411,7 +412,7 @@ def _refusing(monkeypatch: pytest.MonkeyPatch, code: int, times: int, commands: 
             raise CloudStackError(code, "Failed to authorize security group ingress rule(s)")
         return real(client, job_id, command, *rest, **more)
 
-    monkeypatch.setattr(engine.jobs, "run", run)
+    monkeypatch.setattr(run_module.jobs, "run", run)
     return failed
 
 
@@ -426,7 +427,7 @@ def test_a_lost_race_is_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatc
 def test_many_lost_races_are_no_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else makes the rule of port 1 just before our first try, that of port 2 before our second, ..."""
     lab.grouped("vm")
-    real = engine.jobs.run
+    real = run_module.jobs.run
     tries: dict[int, int] = {}
 
     def run(client: Any, job_id: str, command: str, parameters: Any, **more: Any) -> Any:
@@ -436,7 +437,7 @@ def test_many_lost_races_are_no_failure(lab: Lab, monkeypatch: pytest.MonkeyPatc
             real(client, job_id, command, parameters, **more)
         raise CloudStackError(530, "Failed to authorize security group ingress rule(s)")
 
-    monkeypatch.setattr(engine.jobs, "run", run)
+    monkeypatch.setattr(run_module.jobs, "run", run)
     lab.rule("many", "tcp:1", "tcp:2", "tcp:3", "tcp:4", "tcp:5")
     assert tries == {port: port for port in range(1, 6)}
 
@@ -455,14 +456,14 @@ def test_a_rule_that_cannot_be_applied_does_not_stay(
 
 def test_what_a_failed_rule_left_is_taken_away(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.grouped("vm")
-    real = engine.jobs.run
+    real = run_module.jobs.run
 
     def run(client: Any, job_id: str, command: str, parameters: Any, **more: Any) -> Any:
         if parameters.get("startport") == "23":
             raise CloudStackError(535, "Maximum amount of resources")
         return real(client, job_id, command, parameters, **more)
 
-    monkeypatch.setattr(engine.jobs, "run", run)
+    monkeypatch.setattr(run_module.jobs, "run", run)
     row = lab.finish(lab.scope, insert(lab.scope, rule("ssh", "tcp:22", "tcp:23")))
     assert row["error"]["code"] == "QUOTA_EXCEEDED"
     assert lab.group("gce-default") == {}
