@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -73,3 +75,11 @@ def tag(scope: Scope, kind: str, resource_id: str, key: str, value: str) -> None
         {"resourcetype": kind, "resourceids": resource_id, **tags},
         maybe_submitted=False,
     )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that other threads do."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -9,8 +9,9 @@ import pytest
 from gstack.compute.v1 import disks_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from simulator.app import Fault
+from simulator.families.jobs import restart
 from tests.conftest import Cloud, OpenScope
-from tests.unit.made import ask, first, job, machine, volume
+from tests.unit.made import ask, first, job, machine, until, volume
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from tests.unit.test_instances import (
@@ -229,6 +230,50 @@ def test_without_the_right_to_expunge(web: Scope, operations: Finish, simulated:
     assert refused(lambda: get(web)).code == 404
     done(web, operations, insert(web, wanted()))
     assert names(web) == ["web-1"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_one_that_could_not_be_made_without_the_right_to_expunge(
+    scope: Scope, operations: Finish, simulated: Cloud, told: bool
+) -> None:
+    """It takes no other name, in CloudStack, and needs none."""
+    if told:
+        simulated.app.world.settings.user_may_expunge = False
+    else:
+        simulated.app.world.users_by_key["demo-api-key"].account.may_expunge = False
+    net = first(scope, "listNetworks", keyword="net-a")["id"]
+    machine(scope, "other", networkids=net, ipaddress="10.1.1.77")
+    with pytest.raises(CloudStackError):
+        machine(scope, "web-1", networkids=net, ipaddress="10.1.1.77")
+    done(scope, operations, delete(scope))
+    assert names(scope) == ["other"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_destroy_that_fails_leaves_the_machine_its_name(
+    web: Scope, operations: Finish, simulated: Cloud, told: bool
+) -> None:
+    simulated.app.world.settings.user_may_expunge = not told
+    simulated.app.faults.append(Fault("status", "destroyVirtualMachine", status=530, count=1 if told else 2))
+    assert operations(web, delete(web))["error"]["code"] == "INTERNAL_ERROR"
+    assert get(web).status == "RUNNING"
+    done(web, operations, delete(web))
+    assert names(web) == []
+
+
+@pytest.mark.parametrize("expunge", [True, False])
+@pytest.mark.parametrize("zone", ["ch-zh-1", "ch-gv2"])
+def test_a_restart_of_cloudstack(scope: Scope, operations: Finish, simulated: Cloud, zone: str, expunge: bool) -> None:
+    simulated.app.world.settings.user_may_expunge = expunge
+    done(scope, operations, insert(scope, wanted(), zone))
+    simulated.app.world.settings.job_seconds = {"": 0.02, "destroyVirtualMachine": 3600.0}
+    sent = delete(scope, zone=zone)
+    until(lambda: simulated.calls.get("destroyVirtualMachine", 0) > 0)
+    simulated.app.world.settings.job_seconds = {"": 0.02}
+    restart(simulated.app.world, told=True)
+    done(scope, operations, sent)
+    assert names(scope, zone) == []
+    done(scope, operations, insert(scope, wanted(), zone))
 
 
 def test_a_group_of_a_machine_that_is_not_expunged_yet(scope: Scope, operations: Finish, simulated: Cloud) -> None:

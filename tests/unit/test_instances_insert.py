@@ -13,8 +13,10 @@ from gstack.compute.v1 import common_pb2, projects_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from simulator import cloud
 from simulator.app import Fault
+from simulator.families.jobs import restart
+from simulator.world import VirtualMachine
 from tests.conftest import Cloud, OpenScope
-from tests.unit.made import ask, first, job, machine, network
+from tests.unit.made import ask, first, job, machine, network, until
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from tests.unit.test_instances import (
@@ -37,7 +39,8 @@ from translator_service import details
 from translator_service.cloudstack import jobs
 from translator_service.naming import number
 from translator_service.operations import engine
-from translator_service.resources import networks
+from translator_service.operations.run import Run
+from translator_service.resources import instances_insert, networks
 from translator_service.scope import Scope
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBmE0E0r7FhJ8CzTzGm0uZJ5sm9Mjg6K4WQnCX1pLRUw"
@@ -521,10 +524,14 @@ def test_no_capacity(scope: Scope, operations: Finish, zone: str) -> None:
 
 @pytest.mark.usefixtures("crowded")
 def test_no_capacity_where_expunge_is_not_permitted(scope: Scope, operations: Finish, simulated: Cloud) -> None:
+    """Its name is free with CloudStack's next expunge run, as one in state Error takes no other."""
     simulated.app.world.settings.user_may_expunge = False
+    simulated.app.world.settings.expunge_seconds = 0.1
     row = operations(scope, insert(scope, wanted(machineType="titanic")))
     assert row["error"]["code"] == "ZONE_RESOURCE_POOL_EXHAUSTED"
+    assert not row["warnings"]
     assert left_behind(scope) == NOTHING
+    until(lambda: simulated.app.world.all(VirtualMachine) == [])
     done(scope, operations, insert(scope, wanted()))
 
 
@@ -542,6 +549,54 @@ def test_any_later_step_fails(scope: Scope, operations: Finish, simulated: Cloud
     row = operations(scope, insert(scope, wanted(deletionProtection=True)))
     assert (row["error"]["code"], row["error"]["status"]) == ("PERMISSION_DENIED", 403)
     assert left_behind(scope) == NOTHING
+
+
+@pytest.mark.parametrize("zone", ["ch-zh-1", "ch-gv2"])
+def test_a_fault_of_our_own_leaves_no_machine(
+    scope: Scope, operations: Finish, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """Any exception in the handler undoes what the steps before it made."""
+
+    def fail(run: Run, machine: str) -> None:
+        raise KeyError("id")
+
+    monkeypatch.setattr(instances_insert, "_name_disk", fail)
+    row = operations(scope, insert(scope, wanted(), zone))
+    assert (row["error"]["code"], row["error"]["status"]) == ("INTERNAL_ERROR", 500)
+    assert left_behind(scope) == NOTHING
+
+
+def test_an_address_on_its_way_at_a_restart_is_given_back(scope: Scope, operations: Finish, simulated: Cloud) -> None:
+    simulated.app.world.settings.job_seconds = {"": 0.02, "associateIpAddress": 3600.0}
+    sent = insert(scope, wanted())
+    until(lambda: simulated.calls.get("associateIpAddress", 0) > 0)
+    restart(simulated.app.world, told=True)
+    assert operations(scope, sent)["error"]
+    assert left_behind(scope) == NOTHING
+    assert scope.client.read("listPublicIpAddresses", state="Allocating").items == []
+
+
+@pytest.mark.parametrize("zone", ["ch-zh-1", "ch-gv2"])
+def test_a_restart_of_cloudstack_in_any_job(scope: Scope, operations: Finish, simulated: Cloud, zone: str) -> None:
+    simulated.app.world.settings.job_seconds = {"": 0.02, "deployVirtualMachine": 3600.0}
+    sent = insert(scope, wanted(), zone)
+    until(lambda: simulated.calls.get("deployVirtualMachine", 0) > 0)
+    simulated.app.world.settings.job_seconds = {"": 0.02}
+    restart(simulated.app.world, told=False)
+    done(scope, operations, sent)
+    assert get(scope, zone=zone).status == "RUNNING"
+    assert left_behind(scope)["machines"] == ["web-1"]
+
+
+def test_errors_of_questions_do_not_end_an_insert(scope: Scope, operations: Finish, simulated: Cloud) -> None:
+    """One of each kind while the machine is made, its address and its static NAT."""
+    simulated.app.world.settings.job_seconds = {"": 0.2}
+    for status in (530, 401, 503, 431):
+        simulated.app.faults.append(Fault("status", "queryAsyncJobResult", status=status))
+    simulated.app.faults += [Fault("html", command, status=502) for command in ("createTags", "enableStaticNat")]
+    done(scope, operations, insert(scope, wanted(description="x" * 2000)))
+    assert get(scope).status == "RUNNING"
+    assert simulated.calls["deployVirtualMachine"] == 1
 
 
 def test_a_quota(scope: Scope, operations: Finish, simulated: Cloud) -> None:
@@ -567,7 +622,9 @@ def test_what_cannot_be_taken_away_is_told(scope: Scope, operations: Finish, sim
     ]
     row = operations(scope, insert(scope, wanted()))
     assert row["error"]["code"] == "INTERNAL_ERROR"
-    assert [warning["code"] for warning in row["warnings"]] == ["CLEANUP_FAILED"]
+    (warning,) = row["warnings"]
+    assert warning["code"] == "CLEANUP_FAILED"
+    assert "'web-1'" in warning["message"] and row_of(scope)["id"] in warning["message"]
     assert left_behind(scope)["addresses"] == []
 
 

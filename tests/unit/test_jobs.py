@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from simulator.app import Fault
 from simulator.families.jobs import restart
 from simulator.world import Job, ServiceOffering
 from tests.conftest import Cloud
+from tests.unit.made import until
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client, Endpoint, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unfinished
@@ -181,13 +181,6 @@ def test_a_job_that_cloudstack_has_forgotten(simulated: Cloud, client: Client, m
 
 
 # Jobs that end without a result
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])

@@ -15,7 +15,7 @@ from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.app import Fault
 from tests.conftest import Cloud, OpenScope
-from tests.unit.made import ask
+from tests.unit.made import ask, until
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import number
 from translator_service.operations import engine, render
@@ -71,13 +71,6 @@ def submit(scope: Scope, target: str = "zones/ch-zh-1/instances/web-1", **payloa
 
 def get(scope: Scope, name: str, zone: str = "ch-zh-1") -> pb.Operation:
     return ask(scope, "ZoneOperations.Get", pb.GetZoneOperationRequest(project="demo", zone=zone, operation=name))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # How they look
