@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint bench bench-rolling protos lock docs clean
+.PHONY: setup run test lint bench bench-rolling chaos protos lock docs clean
 
 setup: $(VENV)/.ready
 
@@ -27,6 +27,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+chaos: setup
+	$(BIN)/python -m benchmarks.chaos $(ARGUMENTS)
 
 bench-rolling: setup
 	$(BIN)/python -m benchmarks.rolling

@@ -258,6 +258,7 @@ def _until_answered(ask: Callable[[], dict[str, Any] | None]) -> dict[str, Any] 
 class Deployment:
     stack: Stack
     listens: dict[str, str]
+    database: Server
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def start(self, name: str) -> None:
@@ -332,7 +333,7 @@ def deployed(folder: Path) -> Iterator[Deployment]:
         # Connections are made anew as often in this run as in an hour elsewhere.
         "GSTACK_CONNECTION_AGE": "2",
     }
-    deployment = Deployment(stack, listens)
+    deployment = Deployment(stack, listens, database)
     try:
         stack.start("simulator")
         for name in listens:

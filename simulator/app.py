@@ -44,7 +44,8 @@ class Fault:
     """Something that goes wrong for the next `count` calls of `command` ("" is any command).
 
     kind: "status" (answer `status` with CloudStack's envelope and `text`), "html" (a proxy's error page), "truncated"
-    (half of the real answer), "hang" (no answer for `seconds`), "drop" (work done, connection closed without answer).
+    (half of the real answer), "mangled" (rows without ids, texts where there are objects), "hang" (no answer for
+    `seconds`), "drop" (work done, connection closed without answer).
     """
 
     kind: str
@@ -118,6 +119,8 @@ class Simulator:
             await _answer(send, 405, b"Please use HTTP POST to authenticate using this API")
             return
         status, answer = self.answer(method, dict(parameters))
+        if fault and fault.kind == "mangled":
+            answer = _mangled(answer)
         if fault and fault.kind == "drop":
             # A promised body that never comes: the server closes the connection, where an exception alone would be 500.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
@@ -192,7 +195,7 @@ class Simulator:
         return None
 
     def _control(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """`GET calls`, `DELETE calls`, `POST faults {...}`, `DELETE faults`, `PATCH settings {...}`, `POST restart {...}`."""
+        """`GET calls`, `DELETE calls`, `POST faults {}`, `DELETE faults`, `PATCH settings {}`, `POST restart {}`."""
         what = path.removeprefix("/simulator/")
         if what == "calls":
             counted = dict(self.calls)
@@ -213,6 +216,15 @@ class Simulator:
                 setattr(self.world.settings, key, value)
             return 200, b"{}"
         return 404, b"{}"
+
+
+def _mangled(value: Any) -> Any:
+    """The same answer, inside of which nothing is as it must be."""
+    if isinstance(value, list):
+        return [_mangled(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _mangled(one) for key, one in value.items() if key not in ("id", "jobid", "jobstatus")}
+    return [value]
 
 
 def _unescape(encoded: bytes) -> bytes:

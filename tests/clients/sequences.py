@@ -45,18 +45,24 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
-def cloud(stack: Stack, command: str, http: requests.Session | None = None, **parameters: str) -> dict[str, Any]:
-    """What stands behind gstack, asked directly with the keys of the demo account; jobs are waited for."""
-    asked = parameters | {"command": command, "apiKey": API_KEY, "response": "json"}
+def cloud(
+    stack: Stack,
+    command: str,
+    http: requests.Session | None = None,
+    keys: tuple[str, str] = (API_KEY, SECRET_KEY),
+    **parameters: str,
+) -> dict[str, Any]:
+    """What stands behind gstack, asked directly, by default as the demo account; jobs are waited for."""
+    asked = parameters | {"command": command, "apiKey": keys[0], "response": "json"}
     url = stack.environment["GSTACK_CLOUDSTACK_URL"]
-    reply = (http or requests.Session()).post(url, asked | {"signature": sign(asked, SECRET_KEY)}, timeout=30)
+    reply = (http or requests.Session()).post(url, asked | {"signature": sign(asked, keys[1])}, timeout=30)
     assert reply.status_code == 200, reply.text
     answer: dict[str, Any] = next(iter(reply.json().values()))
     if "jobid" not in answer or command == "queryAsyncJobResult":
         return answer
 
     def finished() -> dict[str, Any] | None:
-        job = cloud(stack, "queryAsyncJobResult", http, jobid=answer["jobid"])
+        job = cloud(stack, "queryAsyncJobResult", http, keys, jobid=answer["jobid"])
         return job if job["jobstatus"] else None
 
     job = until(finished)
