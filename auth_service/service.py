@@ -24,11 +24,10 @@ from auth_service.service_accounts import Caller, ServiceAccounts
 from auth_service.store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, identity_pb2_grpc, pages_pb2
-from gstack.kernel import database, metrics, rpc, sealing, tracing
+from gstack.kernel import database, metrics, rpc, sealing, tracing, trust
 from gstack.kernel.errors import ApiError
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
-from gstack.kernel.tls import Tls
 
 log = structlog.get_logger()
 
@@ -46,11 +45,11 @@ def main(settings: Settings) -> None:
     shared, master = sealing.Keyring(settings.sealing_key_path()), sealing.Keyring(settings.master_key_path())
     store = AuthStore(settings.auth_database(), master, connections=settings.database_connections)
     store.check_keys(settings.master_key_path())
-    tls = Tls.of(settings)
+    known = trust.of(settings)
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
-        rpc.channel(settings.translator_target, "translator", tls)
+        rpc.channel(settings.translator_target, "translator", known)
     )
-    server = rpc.Server(settings.auth_threads, tls, settings.connection_age)
+    server = rpc.Server(settings.auth_threads, known, settings.connection_age, settings.grpc_reflection)
     add_services(server, store, People(store, shared, identity), shared, settings)
     stop = threading.Event()
 

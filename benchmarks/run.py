@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks import load
 from gstack.auth.v1 import auth_pb2, auth_pb2_grpc
-from gstack.kernel import rpc
+from gstack.kernel import rpc, trust
 from simulator.signature import sign
 from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, run_stack
 
@@ -201,7 +201,9 @@ def introspections(stack: Stack) -> load.Result:
     """What the gateway waits for when it sees a token for the first time."""
     result = load.Result()
     tokens = [stack.token() for _ in range(300)]
-    with rpc.channel(stack.environment["GSTACK_AUTH_TARGET"], "auth", None) as channel:
+    with rpc.channel(
+        stack.environment["GSTACK_AUTH_TARGET"], "auth", trust.Secret(stack.folder / "services.key")
+    ) as channel:
         auth = auth_pb2_grpc.AuthStub(channel)
         auth.Authenticate(auth_pb2.AuthenticateRequest(token="unknown"), timeout=10)
         begun = time.monotonic()

@@ -23,10 +23,9 @@ from gateway.oauth import ENDPOINTS, OAuth
 from gateway.pages import add_pages
 from gateway.routes import COMPUTE, IAM, Router
 from gateway.tokens import Tokens
-from gstack.kernel import metrics, rpc, tracing
+from gstack.kernel import metrics, rpc, tracing, trust
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
-from gstack.kernel.tls import Tls
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -52,9 +51,9 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=settings.proxies, x_proto=settings.proxies, x_host=settings.proxies
         )
-    tls = Tls.of(settings)
-    translator = rpc.channel(settings.translator_target, "translator", tls)
-    auth = rpc.channel(settings.auth_target, "auth", tls)
+    known = trust.of(settings)
+    translator = rpc.channel(settings.translator_target, "translator", known)
+    auth = rpc.channel(settings.auth_target, "auth", known)
     room = Room(settings.gateway_threads)
     tokens = Tokens(auth, settings.token_cache_seconds)
     api = Api(settings, Router(COMPUTE), translator, tokens)
@@ -164,8 +163,8 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
 
     found: tuple[Callable[[], bool], ...] = (
         lambda: not draining(),
-        lambda: rpc.healthy(settings.translator_target, "translator", tls),
-        lambda: rpc.healthy(settings.auth_target, "auth", tls),
+        lambda: rpc.healthy(settings.translator_target, "translator", known),
+        lambda: rpc.healthy(settings.auth_target, "auth", known),
     )
     checks = dict(zip(CHECKS, found, strict=True))
 

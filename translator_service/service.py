@@ -8,11 +8,10 @@ import sqlalchemy as sa
 import structlog
 from cachetools import TTLCache, cached
 
-from gstack.kernel import database, metrics, tracing
+from gstack.kernel import database, metrics, tracing, trust
 from gstack.kernel.rpc import Server
 from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
-from gstack.kernel.tls import Tls
 from translator_service import identity, mapping, resources
 from translator_service.cloudstack.client import Endpoint
 from translator_service.operations.engine import Engine
@@ -54,7 +53,7 @@ def main(settings: Settings) -> None:
     metrics.about("translator")
     shared = environment(settings)
     resources.load()
-    server = Server(settings.translator_threads, Tls.of(settings), settings.connection_age)
+    server = Server(settings.translator_threads, trust.of(settings), settings.connection_age, settings.grpc_reflection)
     add_services(server, shared)
     identity.add_service(server, shared)
     engine = Engine(shared, settings.executor_id or f"{socket.gethostname()}/{settings.translator_listen}")

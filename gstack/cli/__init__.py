@@ -19,6 +19,9 @@ from gstack.cli import certs, db, health, keys, secrets
 from gstack.kernel.sealing import KeyFileError
 from gstack.kernel.settings import Settings
 
+# What a service has to finish its work in, when the one that started it was killed.
+_GRACE_SECONDS = 20.0
+
 
 def _settings(**overrides: Any) -> Settings:
     """Settings from environment and file, with the command line on top. Ends the program with a text when invalid."""
@@ -32,8 +35,10 @@ def _settings(**overrides: Any) -> Settings:
 
 
 def _serve(service: str, main: Callable[[Settings], None], settings: Settings) -> None:
-    from gstack.kernel import logs
+    from gstack.kernel import logs, process
 
+    os.umask(0o077)
+    process.end_with_parent(_GRACE_SECONDS)
     logs.configure(service, settings.log_level, settings.log_format)
     try:
         main(settings)

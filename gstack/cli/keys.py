@@ -1,4 +1,5 @@
-"""`gstack keys`: rotate the keys that encrypt what is stored (master) and what services tell each other (sealing)."""
+"""`gstack keys`: rotate the keys that encrypt what is stored (master) and what services tell each other (sealing), and
+those by which services without certificates know each other (services)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,11 @@ _SEALED_SECONDS = 24 * 3600.0
 
 
 _ring = click.option(
-    "--ring", type=click.Choice(["master", "sealing"]), default="master", show_default=True, help="Which keys."
+    "--ring",
+    type=click.Choice(["master", "sealing", "services"]),
+    default="master",
+    show_default=True,
+    help="Which keys.",
 )
 _now = click.option("--now", is_flag=True, help="Do not wait for other machines and unfinished operations.")
 
@@ -84,8 +89,12 @@ def promote(ring: str, now: bool) -> None:
         )
     changed = [replace(key, state="primary" if key.state == "staged" else "secondary") for key in known]
     _written(lambda: sealing.replace_ring(path, changed), path)
-    after = "`gstack keys rewrap`" if ring == "master" else f"a day later `gstack keys retire --ring {ring}`"
-    click.echo(f"{next(key.id for key in changed if key.state == 'primary')} is primary. Now {after}.")
+    after = {
+        "master": "Now `gstack keys rewrap`.",
+        "sealing": "A day later `gstack keys retire --ring sealing`.",
+        "services": f"When {path} is the same on all machines, `gstack keys retire --ring services`.",
+    }
+    click.echo(f"{next(key.id for key in changed if key.state == 'primary')} is primary. {after[ring]}")
 
 
 @group.command()
@@ -106,6 +115,11 @@ def retire(ring: str, now: bool) -> None:
             f"{path} was changed {_hours(age)} ago, and operations of up to a day may hold what the old key sealed; "
             f"try again in {_hours(_SEALED_SECONDS - age)}, or add --now if no operation is running"
         )
+    if ring == "services" and age < _STAGED_SECONDS and not now:
+        raise click.ClickException(
+            f"{path} was changed {age:.0f} seconds ago, and every replica must show the new key first; try again in "
+            f"{_STAGED_SECONDS - age:.0f} seconds, or add --now if all do"
+        )
     if ring == "master":
         if not now:
             time.sleep(max(_PROMOTED_SECONDS - age, 0.0))
@@ -121,7 +135,7 @@ def retire(ring: str, now: bool) -> None:
 def rewrap(ring: str) -> None:
     """Encrypt the key of every stored record with the primary key."""
     if ring != "master":
-        raise click.ClickException("nothing is stored under the sealing keys for long; there is nothing to rewrap")
+        raise click.ClickException(f"nothing is stored under the {ring} keys for long; there is nothing to rewrap")
     settings = _settings()
     done = left = 0
     with _store(settings) as store:
@@ -176,6 +190,8 @@ def _settings() -> Settings:
 
 
 def _path(settings: Settings, ring: str) -> Path:
+    if ring == "services":
+        return settings.services_key_path()
     return settings.master_key_path() if ring == "master" else settings.sealing_key_path()
 
 

@@ -1,18 +1,23 @@
-"""`gstack up`: all services on this machine, as processes of this one; ends them all on Ctrl-C or when one dies."""
+"""`gstack up`: all services on this machine, as processes of this one; ends them all on Ctrl-C or when one dies.
+
+They end with this one too, however it goes (see `end_with_parent`), and hold its folder until the last of them has.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import http.client
 import ipaddress
 import os
-import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,11 +25,15 @@ import click
 from cryptography import x509
 
 from gstack.cli.certs import Authority
+from gstack.kernel.process import LIFELINE, StopSignals
 from gstack.kernel.sealing import create_key
 from gstack.kernel.settings import Settings
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 25.0
+# Of each service are kept: this much, and the two files before it.
+_LOG_BYTES = 10 * 1024 * 1024
+_LOG_FILES = 3
 _GOOGLE = ("www.googleapis.com", "compute.googleapis.com", "accounts.google.com", "oauth2.googleapis.com")
 
 
@@ -34,6 +43,12 @@ def run(settings: Settings, *, demo: bool, host: str, port: int, tls: bool) -> i
         raise click.UsageError("give either --demo or --cloudstack URL")
     if demo:
         settings = settings.model_copy(update={"state_dir": settings.state_file("demo")})
+    os.umask(0o077)
+    with _folder_of_ours(settings.state_file("lock")) as lock:
+        return _run(settings, lock, demo=demo, host=host, port=port, tls=tls)
+
+
+def _run(settings: Settings, lock: int, *, demo: bool, host: str, port: int, tls: bool) -> int:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
@@ -47,8 +62,11 @@ def run(settings: Settings, *, demo: bool, host: str, port: int, tls: bool) -> i
             path.unlink()
     scheme = "https" if tls else "http"
     ports = _free_ports(3)
+    # The other end is this process's alone.
+    lifeline, _ = os.pipe()
     environment = {
         **os.environ,
+        LIFELINE: str(lifeline),
         "GSTACK_STATE_DIR": str(settings.state_dir),
         "GSTACK_GATEWAY_LISTEN": f"{host}:{port}",
         "GSTACK_TRANSLATOR_LISTEN": f"127.0.0.1:{ports[0]}",
@@ -68,35 +86,133 @@ def run(settings: Settings, *, demo: bool, host: str, port: int, tls: bool) -> i
     if demo:
         names = ["simulator", *names]
         commands["simulator"] = [*commands["auth"][:-1], "simulator", "--listen", f"127.0.0.1:{ports[2]}"]
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    signals = StopSignals()
     log_folder = settings.state_file("log")
     log_folder.mkdir(mode=0o700, exist_ok=True)
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    logs: list[_Log] = []
     try:
         for name in names:
-            with (log_folder / f"{name}.log").open("ab") as log:
-                processes[name] = subprocess.Popen(  # noqa: S603 - our own command
-                    commands[name], env=environment, stdout=log, stderr=log, start_new_session=True
-                )
+            log = _Log(log_folder / f"{name}.log")
+            logs.append(log)
+            processes[name] = subprocess.Popen(  # noqa: S603 - our own command
+                commands[name], env=environment, stdout=log.writing, stderr=log.writing, start_new_session=True,
+                pass_fds=(lifeline, lock),
+            )  # fmt: skip
+            os.close(log.writing)
         click.echo(f"Starting {', '.join(names)} (logs in {log_folder}) ", nl=False)
         url = f"{scheme}://{host}:{port}"
-        if not _wait_ready(url, processes, stop):
-            if not stop.is_set():
-                _complain(processes, log_folder)
+        if not _wait_ready(url, processes, signals):
+            if not signals.told:
+                _complain(processes, logs)
                 return 1
             return 0
         click.echo(" ready.\n")
         click.echo(_welcome(url, demo, Path(environment["GSTACK_CA_FILE"]) if tls else None))
-        while not stop.wait(0.5):
+        while not signals.wait(0.5):
             if any(process.poll() is not None for process in processes.values()):
-                _complain(processes, log_folder)
+                _complain(processes, logs)
                 return 1
         click.echo("\nStopping.")
         return 0
     finally:
         _stop(processes)
+        for log in logs:
+            log.close()
+
+
+@contextmanager
+def _folder_of_ours(path: Path) -> Iterator[int]:
+    """The descriptor of a lock that only one `gstack up` can have. Its services inherit it: one that was killed leaves
+    the folder to them until they have ended."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        until = time.monotonic() + _STOP_SECONDS + 5
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            if _lives(holder):
+                raise click.ClickException(
+                    f"{path.parent} is in use by another `gstack up`, process {holder}: stop that one, or name another "
+                    "folder in GSTACK_STATE_DIR"
+                )
+            if time.monotonic() > until:
+                raise click.ClickException(
+                    f"{path.parent} is in use by services of process {holder}, which is gone, and they do not end: "
+                    "end them, or name another folder in GSTACK_STATE_DIR"
+                )
+            time.sleep(0.2)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class _Log:
+    """What a service says, in a file of bounded size, and in those before it: `auth.log`, `auth.log.1`...
+
+    The service and its children write to a pipe, so that none of them minds a full disk: lines are lost then, no more.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._reading, self.writing = os.pipe()
+        self._file: int | None = None
+        self._size = 0
+        self._thread = threading.Thread(target=self._copy, name=path.name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for what a service that has ended still said."""
+        self._thread.join(2)
+
+    def tail(self, lines: int) -> list[str]:
+        """Of a service that has ended."""
+        self.close()
+        return self.path.read_text(errors="replace").splitlines()[-lines:] if self.path.exists() else []
+
+    def _copy(self) -> None:
+        while chunk := os.read(self._reading, 64 * 1024):
+            try:
+                self._keep(chunk)
+            except OSError:
+                if self._file is not None:
+                    os.close(self._file)
+                    self._file = None
+        os.close(self._reading)
+
+    def _keep(self, chunk: bytes) -> None:
+        file = self._open() if self._file is None else self._file
+        if self._size + len(chunk) > _LOG_BYTES:
+            os.close(file)
+            self._file = None
+            for number in reversed(range(1, _LOG_FILES)):
+                with suppress(FileNotFoundError):
+                    self._past(number - 1).replace(self._past(number))
+            file = self._open()
+        self._size += os.write(file, chunk)
+
+    def _open(self) -> int:
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._size = os.fstat(self._file).st_size
+        return self._file
+
+    def _past(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}") if number else self.path
 
 
 def _free_ports(count: int) -> list[int]:
@@ -107,15 +223,15 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_ready(url: str, processes: dict[str, subprocess.Popen[bytes]], stop: threading.Event) -> bool:
+def _wait_ready(url: str, processes: dict[str, subprocess.Popen[bytes]], signals: StopSignals) -> bool:
     until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until and not stop.is_set():
+    while time.monotonic() < until and not signals.told:
         if any(process.poll() is not None for process in processes.values()):
             return False
         if _ready(url):
             return True
         click.echo(".", nl=False)
-        stop.wait(0.3)
+        signals.wait(0.3)
     return False
 
 
@@ -136,14 +252,14 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _complain(processes: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
+def _complain(processes: dict[str, subprocess.Popen[bytes]], logs: list[_Log]) -> None:
     click.echo()
     dead = [name for name, process in processes.items() if process.poll() is not None]
     for name in dead:
-        lines = (folder / f"{name}.log").read_text(errors="replace").splitlines()[-8:]
+        lines = next(log for log in logs if log.path.stem == name).tail(8)
         click.echo(f"{name} ended with status {processes[name].returncode}:\n  " + "\n  ".join(lines), err=True)
     if not dead:
-        click.echo(f"not ready after {_START_SECONDS:.0f} seconds; see {folder}", err=True)
+        click.echo(f"not ready after {_START_SECONDS:.0f} seconds; see {logs[0].path.parent}", err=True)
 
 
 def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:

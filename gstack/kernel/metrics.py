@@ -55,6 +55,7 @@ RPC_SECONDS = Histogram(
 )
 RPC_RUNNING = Gauge("gstack_rpc_running", "gRPC calls in hand.")
 RPC_REFUSED = Counter("gstack_rpc_refused", "gRPC calls refused at once, because too many are in hand.")
+RPC_STRANGERS = Counter("gstack_rpc_strangers", "gRPC calls refused, because they did not show the services' secret.")
 DATABASE_CONNECTIONS = Gauge("gstack_database_connections", "Connections of the pool that are in use.")
 DATABASE_CONNECTIONS_MAX = Gauge("gstack_database_connections_max", "Connections that the pool may have.")
 DATABASE_UP = Gauge("gstack_database_up", "1 when the database answers, else 0.")

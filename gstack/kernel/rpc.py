@@ -1,14 +1,13 @@
 """gRPC servers and channels as all services use them.
 
-Server: a bounded thread pool with a bounded queue, health, reflection, errors as `ApiError` in trailing metadata, drain
-on SIGTERM. Channel: round robin over what the target resolves to, keepalive, retries of UNAVAILABLE only, health
-checked. Both with TLS if the services have certificates.
+Server: a bounded thread pool with a bounded queue, health, errors as `ApiError` in trailing metadata, drain on SIGTERM.
+Channel: round robin over what the target resolves to, keepalive, retries of UNAVAILABLE only, health checked. Both with
+TLS if the services have certificates, else with a secret (see trust).
 """
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 import time
@@ -24,7 +23,9 @@ from grpc_reflection.v1alpha import reflection
 
 from gstack.kernel import metrics, tracing
 from gstack.kernel.errors import ApiError
+from gstack.kernel.process import StopSignals
 from gstack.kernel.tls import Tls, role_name, roles_of
+from gstack.kernel.trust import SECRET, Secret, Trust
 
 log = structlog.get_logger()
 
@@ -43,6 +44,9 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 _aside = futures.ThreadPoolExecutor(2, thread_name_prefix="rpc-aside")
 # The name under which the health of the process is asked for, whether it takes calls or not.
 LIVENESS = "liveness"
+_HEALTH = f"/{health.SERVICE_NAME}/"
+# Whoever knocks without the secret is told of once in this time, however often it knocks.
+_STRANGER_SECONDS = 60.0
 
 MAX_MESSAGE = 64 * 1024 * 1024
 _SERVER_OPTIONS = [
@@ -107,18 +111,19 @@ def deadline(seconds: float) -> float:
     return min(time.monotonic() + seconds, _deadline.get())
 
 
-def channel(target: str, service: str, tls: Tls | None) -> grpc.Channel:
+def channel(target: str, service: str, trust: Trust | None) -> grpc.Channel:
     """To the replicas of a service. Every call takes the ids of the request in hand with it."""
-    return _Channel(target, service, tls)
+    return _Channel(target, service, trust)
 
 
 class _Channel(grpc.Channel):
     """What gRPC's own channel cannot: it is made anew when certificates are renewed."""
 
-    def __init__(self, target: str, service: str, tls: Tls | None):
-        self._target, self._service, self._tls = target, service, tls
+    def __init__(self, target: str, service: str, trust: Trust | None):
+        self._target, self._service, self._trust = target, service, trust
+        self._tls = trust if isinstance(trust, Tls) else None
         self._lock = threading.Lock()
-        self._version = tls.version if tls else 0
+        self._version = self._tls.version if self._tls else 0
         self._channel = self._connect()
 
     def unary_unary(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -131,7 +136,7 @@ class _Channel(grpc.Channel):
                 known[:] = [(current, current.unary_unary(method, *arguments, **options))]
             left = max(deadline(timeout) - time.monotonic(), 0.001)
             with tracing.call(method):
-                everything = (*metadata, *tracing.headers().items())
+                everything = (*metadata, *tracing.headers().items(), *_shown(self._trust))
                 return known[0][1](request, timeout=left, metadata=everything)
 
         return call
@@ -149,7 +154,7 @@ class _Channel(grpc.Channel):
         return self._channel
 
     def _connect(self) -> grpc.Channel:
-        return _connect(self._target, self._service, self._tls, _CHANNEL_OPTIONS)
+        return _connect(self._target, self._service, self._trust, _CHANNEL_OPTIONS)
 
     def close(self) -> None:
         self._channel.close()
@@ -166,11 +171,15 @@ class _Channel(grpc.Channel):
     unary_stream = stream_unary = stream_stream = subscribe = unsubscribe = _not_used
 
 
-def _connect(target: str, service: str, tls: Tls | None, options: list[tuple[str, Any]]) -> grpc.Channel:
-    if tls is None:
+def _connect(target: str, service: str, trust: Trust | None, options: list[tuple[str, Any]]) -> grpc.Channel:
+    if not isinstance(trust, Tls):
         return grpc.insecure_channel(target, options=options)
     named = [*options, ("grpc.ssl_target_name_override", role_name(service))]
-    return grpc.secure_channel(target, tls.channel_credentials(), options=named)
+    return grpc.secure_channel(target, trust.channel_credentials(), options=named)
+
+
+def _shown(trust: Trust | None) -> tuple[tuple[str, bytes], ...]:
+    return (trust.shown(),) if isinstance(trust, Secret) else ()
 
 
 def fail(context: grpc.ServicerContext, error: ApiError) -> Any:
@@ -253,17 +262,44 @@ class _Admission(grpc.ServerInterceptor):
         self._pool = pool
         self._limit = limit
 
-        def refuse(_: bytes, context: grpc.ServicerContext) -> None:
-            metrics.RPC_REFUSED.inc()
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls in hand")
-
-        refuse.experimental_thread_pool = _aside  # type: ignore[attr-defined]
-        self._refusal: Any = grpc.unary_unary_rpc_method_handler(refuse)
+        self._refusal = _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls in hand", metrics.RPC_REFUSED)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         if self._pool.pending >= self._limit and not details.method.startswith("/grpc."):
             return self._refusal
         return continuation(details)
+
+
+class _Door(grpc.ServerInterceptor):
+    """Lets in who shows the secret. Health may be asked without one, by probes, but not with a wrong one: so a service
+    with another secret sees at its readiness that it cannot work."""
+
+    def __init__(self, secret: Secret):
+        self._secret = secret
+        self._told = -_STRANGER_SECONDS
+        self._refusal = _refusal(
+            grpc.StatusCode.UNAUTHENTICATED, "only for services of this gstack", metrics.RPC_STRANGERS
+        )
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        shown = dict(details.invocation_metadata).get(SECRET)
+        if self._secret.knows(shown) if isinstance(shown, bytes) else details.method.startswith(_HEALTH):
+            return continuation(details)
+        if time.monotonic() - self._told > _STRANGER_SECONDS:
+            self._told = time.monotonic()
+            log.warning("caller_without_secret", reason="another GSTACK_SERVICES_KEY_FILE, or no service of ours")
+        return self._refusal
+
+
+def _refusal(code: grpc.StatusCode, message: str, counter: Any) -> Any:
+    """A handler that ends any call, before the request is read: to the server it is a stream that nobody takes from."""
+
+    def refuse(_: Any, context: grpc.ServicerContext) -> None:
+        counter.inc()
+        context.abort(code, message)
+
+    refuse.experimental_thread_pool = _aside  # type: ignore[attr-defined]
+    return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 class _Health(health.HealthServicer):  # type: ignore[misc]
@@ -288,14 +324,21 @@ class _Health(health.HealthServicer):  # type: ignore[misc]
 
 
 class Server:
-    """A gRPC server with health and reflection; `run` blocks until SIGTERM or SIGINT and drains."""
+    """A gRPC server with health; `run` blocks until SIGTERM or SIGINT and drains."""
 
-    def __init__(self, threads: int, tls: Tls | None = None, connection_age: float = 60.0):
-        """connection_age: after these seconds clients connect, and resolve, anew: so new replicas get traffic."""
+    def __init__(
+        self, threads: int, trust: Trust | None = None, connection_age: float = 60.0, reflection: bool = False
+    ):
+        """trust: how callers are known; None lets anybody in. connection_age: after these seconds clients connect, and
+        resolve, anew: so new replicas get traffic. reflection: serve descriptions of the services too."""
         pool = _Pool(threads)
         options = [*_SERVER_OPTIONS, ("grpc.max_connection_age_ms", int(connection_age * 1000))]
-        self._tls = tls
-        self.grpc = grpc.server(pool, options=options, interceptors=[_Admission(pool, threads * 2)])
+        interceptors: list[grpc.ServerInterceptor] = [_Admission(pool, threads * 2)]
+        if isinstance(trust, Secret):
+            interceptors.insert(0, _Door(trust))
+        self._tls = trust if isinstance(trust, Tls) else None
+        self._reflection = reflection
+        self.grpc = grpc.server(pool, options=options, interceptors=interceptors)
         self.health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._names: list[str] = []
@@ -310,7 +353,9 @@ class Server:
 
     def start(self, listen: str) -> int:
         """Bind and serve; returns the port. Raises OSError when the address is taken."""
-        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc)
+        if self._reflection:
+            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self.grpc)
         try:
             if self._tls is None:
                 port = self.grpc.add_insecure_port(listen)
@@ -338,12 +383,10 @@ class Server:
     def run(self, listen: str, stops: Sequence[Callable[[], None]] = ()) -> None:
         # Many short calls take turns: the default of 5 ms would be longer than most of them.
         sys.setswitchinterval(0.0005)
+        signals = StopSignals()
         self.start(listen)
-        wake = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: wake.set())
         log.info("serving", listen=listen)
-        wake.wait()
+        signals.wait()
         self.stop()
         for stop in stops:
             stop()
@@ -358,11 +401,12 @@ def _only_for(callers: set[str], handler: Any) -> Any:
     return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
-def healthy(target: str, service: str = "", tls: Tls | None = None, timeout: float = 1.0) -> bool:
+def healthy(target: str, service: str = "", trust: Trust | None = None, timeout: float = 1.0) -> bool:
     """Whether a replica of the service at `target` says SERVING. service: its name, which TLS needs."""
-    with _connect(target, service, tls, _PROBE_OPTIONS) as probe:
+    with _connect(target, service, trust, _PROBE_OPTIONS) as probe:
         try:
-            reply = health_pb2_grpc.HealthStub(probe).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            asked = health_pb2.HealthCheckRequest()
+            reply = health_pb2_grpc.HealthStub(probe).Check(asked, timeout=timeout, metadata=_shown(trust))
         except grpc.RpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -259,12 +259,18 @@ def _parse(text: bytes, path: Path) -> list[Key]:
 def create_key(path: Path) -> None:
     """Write a ring file with one new random key, mode 0600, unless the file exists."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(_format([new_key("primary")]))
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_format([new_key("primary")]))
+        # Whole or not at all: others may make it, or read it, at this moment.
+        os.link(name, path)
+    except FileExistsError:
+        pass
+    finally:
+        Path(name).unlink()
 
 
 def new_key(state: State) -> Key:

@@ -109,6 +109,14 @@ class Settings(BaseSettings):
     )
     tls_key: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
     tls_ca: Path | None = Field(default=None, description="CA (PEM) of the services' certificates.")
+    services_key_file: Path | None = Field(
+        default=None,
+        description="File with the key by which services without those certificates know each other, made by "
+        "`gstack keys init --ring services`. Empty: in `state_dir`, made by the first that starts.",
+    )
+    grpc_reflection: bool = Field(
+        default=False, description="Let callers of the gRPC ports ask for the services and messages that there are."
+    )
 
     cloudstack_url: str = Field(
         default="", description="API address of CloudStack, such as `https://cloud.example.org/client/api`."
@@ -202,3 +210,6 @@ class Settings(BaseSettings):
 
     def master_key_path(self) -> Path:
         return self.master_key_file or self.state_file("master.key")
+
+    def services_key_path(self) -> Path:
+        return self.services_key_file or self.state_file("services.key")
