@@ -56,6 +56,10 @@ def main(settings: Settings) -> None:
     server = Server(settings.translator_threads, trust.of(settings), settings.connection_age, settings.grpc_reflection)
     add_services(server, shared)
     identity.add_service(server, shared)
+    # The engine opens it by itself, and says less when that fails.
+    workflows = database.sqlite_file(settings.workflows_database())
+    if workflows is not None:
+        database.prepare_file(workflows)
     engine = Engine(shared, settings.executor_id or f"{socket.gethostname()}/{settings.translator_listen}")
     engine.start()
     if settings.translator_metrics_listen:

@@ -53,7 +53,7 @@ def upgrade(service: str | None, wait: float) -> None:
                 if time.monotonic() > until:
                     raise click.ClickException(f"{database.service}: {_text(error)}") from None
                 time.sleep(1.0)
-            except (KeyFileError, sa.exc.SQLAlchemyError) as error:
+            except (KeyFileError, OSError, sa.exc.SQLAlchemyError) as error:
                 raise click.ClickException(f"{database.service}: {_text(error)}") from None
         click.echo(f"{database.service}: schema {schema_state(engine, database.migrations)[0]}")
         engine.dispose()

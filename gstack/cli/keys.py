@@ -213,7 +213,7 @@ def _store(settings: Settings) -> Iterator[AuthStore | None]:
             yield store
         finally:
             store.engine.dispose()
-    except KeyFileError as error:
+    except (KeyFileError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except sa.exc.OperationalError as error:
         raise click.ClickException(f"database of the auth service: {error.orig}") from None

@@ -7,10 +7,13 @@ there, so that replicas of the release before go on with the new schema, and a r
 from __future__ import annotations
 
 import importlib.util
+import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
 import structlog
@@ -25,6 +28,13 @@ log = structlog.get_logger()
 _SCHEMA_LOCK = 0x67737461636B
 _BUSY_SECONDS = 10.0
 _CONNECTIONS = 20
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# Engines whose file was found damaged: no later question makes it whole.
+_damaged: WeakSet[sa.Engine] = WeakSet()
+
+
+class DatabaseFileError(OSError):
+    """An SQLite file that cannot be used; the text says which, and what to do."""
 
 
 def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS, **attributes: Any) -> sa.Engine:
@@ -32,8 +42,11 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
 
     migrations: name of their package. attributes: what they need, as `context.config.attributes`. connections: the most
     that this process may have; who needs another waits for it.
-    SQLite runs in WAL mode: readers never wait for a writer.
+    SQLite runs in WAL mode: readers never wait for a writer. Raises DatabaseFileError.
     """
+    path = sqlite_file(url)
+    if path is not None:
+        prepare_file(path)
     engine = sa.create_engine(
         url,
         poolclass=QueuePool,
@@ -49,12 +62,75 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
             _use_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
 
-    current, head = schema_state(engine, migrations)
-    if _is_older(current, migrations):
-        _migrate(engine, migrations, attributes)
-    elif current != head:
-        log.warning("database_newer_than_release", migrations=migrations, schema=current, release=head)
+    if path is not None:
+        _watch_for_damage(engine, path)
+    try:
+        current, head = schema_state(engine, migrations)
+        if _is_older(current, migrations):
+            _migrate(engine, migrations, attributes)
+        elif current != head:
+            log.warning("database_newer_than_release", migrations=migrations, schema=current, release=head)
+    except sa.exc.DBAPIError as error:
+        if path is None or not isinstance(error.orig, sqlite3.Error):
+            raise
+        engine.dispose()
+        raise DatabaseFileError(_advice(path, error.orig)) from None
     return engine
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a database, if it is one."""
+    known = sa.make_url(url)
+    found = known.database if known.get_backend_name() == "sqlite" else None
+    return Path(found) if found and found != ":memory:" and not found.startswith("file:") else None
+
+
+def prepare_file(path: Path) -> None:
+    """Make an SQLite file, or look at the one that is there, so that nobody else reads it. Raises DatabaseFileError."""
+    try:
+        # SQLite gives the files beside it the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise DatabaseFileError(_advice(path, error)) from None
+    except OSError as error:
+        raise DatabaseFileError(f"database {path}: {error.strerror}; let the service's user write it") from None
+    for suffix in ("", "-wal", "-shm"):
+        # Of a release before, or copied here.
+        with suppress(OSError):
+            path.with_name(path.name + suffix).chmod(0o600)
+
+
+def _advice(path: Path, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGED:
+        return (
+            f"database {path} is damaged, or no database: bring it back from a backup, or move it away with "
+            f"{path.name}-wal and {path.name}-shm beside it, to begin with an empty one"
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"database {path} is locked by another process for more than {_BUSY_SECONDS:.0f} seconds: end that one"
+    if code == sqlite3.SQLITE_FULL:
+        return f"database {path}: no space is left on the disk"
+    return f"database {path}: {error}; let the service's user write it and its folder"
+
+
+def _watch_for_damage(engine: sa.Engine, path: Path) -> None:
+    """A damaged file is told of once; whoever asks it is told what is told of a database that is away."""
+
+    @sa.event.listens_for(engine, "handle_error")
+    def _noticed(context: Any) -> sa.exc.OperationalError | None:
+        error = context.original_exception
+        if not isinstance(error, sqlite3.Error) or getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+            return None
+        if engine not in _damaged:
+            _damaged.add(engine)
+            log.error("database_damaged", file=str(path), advice=_advice(path, error))
+        return sa.exc.OperationalError(context.statement, None, error)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -85,13 +161,14 @@ def unavailable() -> ApiError:
 
 
 def answers(engine: sa.Engine) -> bool:
-    """Whether the database is there."""
+    """Whether the database is there, and whole as far as is known."""
+    question = "SELECT count(*) FROM sqlite_master" if engine.dialect.name == "sqlite" else "SELECT 1"
     try:
         with engine.connect() as connection:
-            connection.execute(sa.select(1))
+            connection.exec_driver_sql(question)
     except sa.exc.SQLAlchemyError:
         return False
-    return True
+    return engine not in _damaged
 
 
 def schema_state(engine: sa.Engine, migrations: str) -> tuple[str | None, str]:

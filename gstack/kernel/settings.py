@@ -202,6 +202,9 @@ class Settings(BaseSettings):
     def translator_database(self) -> str:
         return self.database_url or f"sqlite:///{self.state_file('translator.sqlite')}"
 
+    def workflows_database(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_file('workflows.sqlite')}"
+
     def auth_database(self) -> str:
         return self.auth_database_url or f"sqlite:///{self.state_file('auth.sqlite')}"
 
