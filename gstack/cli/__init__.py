@@ -57,6 +57,7 @@ main.add_command(db.group)
 main.add_command(certs.command)
 main.add_command(secrets.command)
 main.add_command(health.command)
+main.add_command(health.await_command)
 
 
 @main.command()

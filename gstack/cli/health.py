@@ -1,12 +1,19 @@
-"""`gstack health`: whether the service of this container or host is well, for those who can only run a command."""
+"""`gstack health`: whether the service of this container or host is well, for those who can only run a command.
+
+`gstack await`: an upgrade that starts all at once comes to the services one after the other.
+"""
 
 from __future__ import annotations
 
+import time
+
 import click
 
+from gstack.kernel.sealing import KeyFileError
 from gstack.kernel.settings import Settings, local_address
 
 _SECONDS = 5.0
+_PAUSE_SECONDS = 2.0
 
 
 def is_well(service: str, settings: Settings, simulator_listen: str) -> bool:
@@ -50,3 +57,36 @@ def command(service: str, listen: str) -> None:
         raise click.ClickException(str(error)) from None
     click.echo(f"{service}: {'well' if well else 'not well'}")
     raise SystemExit(0 if well else 1)
+
+
+@click.command("await")
+@click.argument("services", nargs=-1, required=True, type=click.Choice(["translator", "auth"]))
+@click.option("--seconds", default=900.0, show_default=True, help="How long, before it goes on without.")
+def await_command(services: tuple[str, ...], seconds: float) -> None:
+    """Wait until all replicas of SERVICES that answer are of this release, and one does.
+
+    Ends well in any case: releases that follow each other work together, and an upgrade that does not end must not keep
+    others from starting.
+    """
+    from gstack.cli import _settings
+    from gstack.kernel import rpc, trust
+
+    settings, until = _settings(), time.monotonic() + seconds
+    try:
+        known = trust.of(settings)
+    except (KeyFileError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    for service in services:
+        target = settings.translator_target if service == "translator" else settings.auth_target
+        said = ""
+        while True:
+            same, other = rpc.releases(target, service, known)
+            if (text := f"{service}: {same} of this release, {other} of another") != said:
+                click.echo(text)
+                said = text
+            if same and not other:
+                break
+            if time.monotonic() > until:
+                click.echo(f"{service}: going on without")
+                break
+            time.sleep(_PAUSE_SECONDS)

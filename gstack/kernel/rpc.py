@@ -8,6 +8,7 @@ TLS if the services have certificates, else with a secret (see trust).
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gstack import __version__
 from gstack.kernel import metrics, tracing
 from gstack.kernel.errors import ApiError
 from gstack.kernel.process import StopSignals
@@ -45,6 +47,8 @@ _aside = futures.ThreadPoolExecutor(2, thread_name_prefix="rpc-aside")
 # The name under which the health of the process is asked for, whether it takes calls or not.
 LIVENESS = "liveness"
 _HEALTH = f"/{health.SERVICE_NAME}/"
+# Before the release in the name whose health only replicas of it know.
+_RELEASE = "release/"
 # Whoever knocks without the secret is told of once in this time, however often it knocks.
 _STRANGER_SECONDS = 60.0
 
@@ -101,6 +105,11 @@ _PROBE_OPTIONS: list[tuple[str, Any]] = [
 ]
 # A channel of old certificates is closed when the calls that it may carry are over.
 _OLD_CHANNEL_SECONDS = 180.0
+# A name is looked up so often, and so long after the last time at least. Longer than answers are cached, addresses are
+# kept that are not named any more.
+_LOOK_SECONDS = 10.0
+_LOOK_LEAST_SECONDS = 2.0
+_NAMED_SECONDS = 60.0
 
 
 def deadline(seconds: float) -> float:
@@ -116,8 +125,66 @@ def channel(target: str, service: str, trust: Trust | None) -> grpc.Channel:
     return _Channel(target, service, trust)
 
 
+def _dns_name(target: str) -> tuple[str, int] | None:
+    """Host and port of a target that is looked up, as in `dns:///translator:5001`."""
+    host, _, port = target.removeprefix("dns:///").rpartition(":")
+    return (host, int(port)) if target.startswith("dns:///") and port.isdecimal() else None
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    """Addresses of one family: a replica may have one of each."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    family = min((one[0] for one in found), default=socket.AF_INET)
+    return sorted({str(one[4][0]) for one in found if one[0] == family})
+
+
+def _as_target(addresses: Sequence[str], port: int) -> str:
+    if ":" in addresses[0]:
+        return "ipv6:" + ",".join(f"[{address}]:{port}" for address in addresses)
+    return "ipv4:" + ",".join(f"{address}:{port}" for address in addresses)
+
+
+class _Replicas:
+    """What a name resolves to, looked up every few seconds, and at once when replicas say that they have too much to
+    do: gRPC itself asks only when a connection is lost. Addresses stay for a while after they were last named, because
+    answers of a cluster's DNS are cached and may be older than what was known before; gRPC uses those that are well.
+    """
+
+    def __init__(self, host: str, port: int, changed: Callable[[str], None]):
+        self._name, self._changed = (host, port), changed
+        self._named: dict[str, float] = {}
+        self._again, self._closed = threading.Event(), False
+        threading.Thread(target=self._watch, name=f"replicas of {host}", daemon=True).start()
+
+    def look_again(self) -> None:
+        self._again.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._again.set()
+
+    def _watch(self) -> None:
+        known: list[str] = []
+        while not self._closed:
+            now = time.monotonic()
+            self._named |= dict.fromkeys(_resolve(*self._name), now)
+            self._named = {one: when for one, when in self._named.items() if now - when < _NAMED_SECONDS}
+            # A name that does not resolve says nothing: what was known last may still be there.
+            if self._named and (found := sorted(self._named)) != known:
+                log.info("replicas", host=self._name[0], addresses=len(found))
+                known = found
+                self._changed(_as_target(found, self._name[1]))
+            # Not more often, however many are refused.
+            time.sleep(_LOOK_LEAST_SECONDS)
+            self._again.wait(_LOOK_SECONDS)
+            self._again.clear()
+
+
 class _Channel(grpc.Channel):
-    """What gRPC's own channel cannot: it is made anew when certificates are renewed."""
+    """What gRPC's own channel cannot: it is made anew when certificates are renewed, or replicas come and go."""
 
     def __init__(self, target: str, service: str, trust: Trust | None):
         self._target, self._service, self._trust = target, service, trust
@@ -125,6 +192,8 @@ class _Channel(grpc.Channel):
         self._lock = threading.Lock()
         self._version = self._tls.version if self._tls else 0
         self._channel = self._connect()
+        name = _dns_name(target)
+        self._replicas = _Replicas(*name, self._move) if name else None
 
     def unary_unary(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Gives a function; its `future` and `with_call` are not there, because nobody needs them."""
@@ -137,7 +206,12 @@ class _Channel(grpc.Channel):
             left = max(deadline(timeout) - time.monotonic(), 0.001)
             with tracing.call(method):
                 everything = (*metadata, *tracing.headers().items(), *_shown(self._trust))
-                return known[0][1](request, timeout=left, metadata=everything)
+                try:
+                    return known[0][1](request, timeout=left, metadata=everything)
+                except grpc.RpcError as error:
+                    if self._replicas and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        self._replicas.look_again()
+                    raise
 
         return call
 
@@ -146,17 +220,27 @@ class _Channel(grpc.Channel):
             with self._lock:
                 if self._tls.version != self._version:
                     log.info("certificate_renewed", service=self._service)
-                    old, self._channel = self._channel, self._connect()
                     self._version = self._tls.version
-                    closing = threading.Timer(_OLD_CHANNEL_SECONDS, old.close)
-                    closing.daemon = True
-                    closing.start()
+                    self._replace()
         return self._channel
+
+    def _move(self, target: str) -> None:
+        with self._lock:
+            self._target = target
+            self._replace()
+
+    def _replace(self) -> None:
+        old, self._channel = self._channel, self._connect()
+        closing = threading.Timer(_OLD_CHANNEL_SECONDS, old.close)
+        closing.daemon = True
+        closing.start()
 
     def _connect(self) -> grpc.Channel:
         return _connect(self._target, self._service, self._trust, _CHANNEL_OPTIONS)
 
     def close(self) -> None:
+        if self._replicas:
+            self._replicas.close()
         self._channel.close()
 
     def __enter__(self) -> _Channel:
@@ -305,7 +389,8 @@ def _refusal(code: grpc.StatusCode, message: str, counter: Any) -> Any:
 class _Health(health.HealthServicer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(experimental_thread_pool=_aside)
-        self.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        for name in (LIVENESS, _RELEASE + __version__):
+            self.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         return super().Check(request, context)
@@ -410,3 +495,25 @@ def healthy(target: str, service: str = "", trust: Trust | None = None, timeout:
         except grpc.RpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def releases(target: str, service: str, trust: Trust | None, timeout: float = 2.0) -> tuple[int, int]:
+    """How many replicas of the service at `target` are of this release, and of another; of those that answer."""
+    asked, same, other = health_pb2.HealthCheckRequest(service=_RELEASE + __version__), 0, 0
+    for address in _addresses_of(target):
+        with _connect(address, service, trust, _PROBE_OPTIONS) as probe:
+            try:
+                health_pb2_grpc.HealthStub(probe).Check(asked, timeout=timeout, metadata=_shown(trust))
+                same += 1
+            except grpc.RpcError as error:
+                other += error.code() == grpc.StatusCode.NOT_FOUND
+    return same, other
+
+
+def _addresses_of(target: str) -> list[str]:
+    """A gRPC target for each of the replicas."""
+    scheme, _, rest = target.partition(":")
+    if scheme in ("ipv4", "ipv6"):
+        return [f"{scheme}:{address}" for address in rest.split(",")]
+    name = _dns_name(target)
+    return [_as_target([address], name[1]) for address in _resolve(*name)] if name else [target]
