@@ -1,9 +1,12 @@
-"""Generates the pages of docs/ that follow from the code: configuration.md and mapping.md. `make docs` writes them."""
+"""Generates what follows from the code, for `make docs`: the pages configuration.md and mapping.md of docs/, and the
+settings in the schema of the chart's values."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from gstack.kernel.contract import comment, method_id, services
 from gstack.kernel.settings import Settings
@@ -61,6 +64,50 @@ def mapping() -> str:
     return "\n".join(lines) + "\n"
 
 
+def chart_schema() -> str:
+    """`values.schema.json`, its last definition written anew: which settings `config` may have, and of what kind."""
+    known = {}
+    for name, about in Settings.model_json_schema()["properties"].items():
+        if not name.endswith("database_url") and about.get("format") != "password":
+            known[f"GSTACK_{name.upper()}"] = _kind(about)
+    secret = {"pattern": "_DATABASE_URL$|^GSTACK_PAGE_TOKEN_KEY$|^OTEL_.*_HEADERS$"}
+    others = {"^OTEL_[A-Z0-9_]+$": {"type": ["string", "integer", "number", "boolean"]}}
+    lines = [
+        '    "settings": {',
+        '      "type": "object",',
+        '      "propertyNames": {',
+        f'        "not": {json.dumps(secret)},',
+        '        "description": "Secret settings are files: see secrets"',
+        "      },",
+        f'      "patternProperties": {json.dumps(others)},',
+        '      "additionalProperties": false,',
+        '      "properties": {',
+        ",\n".join(f'        "{name}": {json.dumps(kind)}' for name, kind in known.items()),
+        "      }",
+        "    }",
+        "  }",
+        "}",
+        "",
+    ]
+    before, mark, _ = VALUES_SCHEMA.read_text().partition(lines[0])
+    assert mark, VALUES_SCHEMA
+    return before + "\n".join(lines)
+
+
+def _kind(about: dict[str, Any]) -> dict[str, Any]:
+    """What a value in YAML may be: numbers and booleans come as such, or as text."""
+    bounds: dict[str, Any] = {key: about[key] for key in ("minimum", "exclusiveMinimum") if key in about}
+    match about.get("type"):
+        case "integer":
+            return {"type": ["integer", "string"], "pattern": "^[0-9]+$", **bounds}
+        case "number":
+            return {"type": ["number", "string"], "pattern": r"^[0-9]+(\.[0-9]+)?$", **bounds}
+        case "boolean":
+            return {"enum": [True, False, "true", "false"]}
+    return {"enum": about["enum"]} if "enum" in about else {"type": "string"}
+
+
+VALUES_SCHEMA = ROOT / "deploy" / "helm" / "gstack" / "values.schema.json"
 PAGES = {"configuration.md": configuration, "mapping.md": mapping}
 
 
@@ -68,6 +115,7 @@ def main() -> None:
     for name, make in PAGES.items():
         (ROOT / "docs" / name).write_text(make())
         sys.stdout.write(f"docs/{name}\n")
+    VALUES_SCHEMA.write_text(chart_schema())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ CHART = ROOT / "deploy" / "helm" / "gstack"
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 NAMESPACE = "cloud"
 KUBERNETES = ("1.32", "1.34", "1.36")
-CLOUDSTACK = {"cloudstack": {"url": "https://cloud.example.org/client/api"}}
+PUBLIC_URL = {"publicUrl": "https://gce.example.org"}
+CLOUDSTACK = {"cloudstack": {"url": "https://cloud.example.org/client/api"}, **PUBLIC_URL}
 
 Object = dict[str, Any]
 
@@ -45,6 +46,7 @@ VALUES: dict[str, Object] = {
         "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["gce.example.org"]},
     },
     "everything": {
+        **PUBLIC_URL,
         "cloudstack": {"url": "http://cloud.example.org:8080/client/api", "ca": {"configMap": "cloud-ca"}},
         "image": {"registry": "registry.example.org/gstack", "pullSecrets": ["registry"]},
         "names": '[zones]\n"CH-GV2" = "ch-gva-2"\n',

@@ -55,6 +55,11 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "listen_addresses = '*'" >>"$PGDATA/postgresql.conf"
     echo "CREATE DATABASE $POSTGRES_DB" | postgres --single -j postgres >/dev/null
+    pg_ctl -w -o "-c listen_addresses=''" start >/dev/null
+    for file in /docker-entrypoint-initdb.d/*.sql; do
+        psql -v ON_ERROR_STOP=1 --no-psqlrc -U "$POSTGRES_USER" -d "$POSTGRES_DB" -f "$file"
+    done
+    pg_ctl -m fast -w stop >/dev/null
 fi
 exec "$@"
 """

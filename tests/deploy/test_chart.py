@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from gstack import __version__
 from gstack.cli import main
-from gstack.kernel import sealing
+from gstack.kernel import sealing, trust
 from gstack.kernel.settings import Settings
 from gstack.kernel.tls import Tls, role_name
 from tests.deploy.chart import (
@@ -30,6 +30,7 @@ from tests.deploy.chart import (
     CLOUDSTACK,
     KUBERNETES,
     NAMESPACE,
+    PUBLIC_URL,
     ROOT,
     VALUES,
     Object,
@@ -108,7 +109,20 @@ def test_manifests_without_helm_are_the_chart_rendered() -> None:
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({}, "cloudstack.url must be set"),
+        ({**PUBLIC_URL}, "cloudstack.url must be set"),
+        ({"cloudstack": CLOUDSTACK["cloudstack"]}, "publicUrl must be set"),
+        ({**CLOUDSTACK, "publicUrl": "gce.example.org"}, "/publicUrl"),
+        (
+            {**CLOUDSTACK, "translator": {"autoscaling": {"minReplicas": 7, "maxReplicas": 6}}},
+            "minReplicas (7) is more",
+        ),
+        ({**CLOUDSTACK, "translator": {"autoscaling": {"minReplicas": "two"}}}, "minReplicas"),
+        ({**CLOUDSTACK, "clusterDnsSeconds": "30s"}, "/clusterDnsSeconds"),
+        ({**CLOUDSTACK, "config": {"GSTACK_MAX_BODI": 5}}, "GSTACK_MAX_BODI"),
+        ({**CLOUDSTACK, "config": {"GSTACK_MAX_BODY": "much"}}, "GSTACK_MAX_BODY"),
+        ({**CLOUDSTACK, "config": {"GSTACK_GATEWAY_THREADS": 0}}, "GSTACK_GATEWAY_THREADS"),
+        ({**CLOUDSTACK, "config": {"GSTACK_NAMING": "mine"}}, "GSTACK_NAMING"),
+        ({**CLOUDSTACK, "config": {"GSTACK_LOGIN_WITHOUT_PKCE": "maybe"}}, "GSTACK_LOGIN_WITHOUT_PKCE"),
         ({"cloudstack": {"url": "cloud.example.org"}}, "/cloudstack/url"),
         ({**CLOUDSTACK, "gatewey": {}}, "gatewey"),
         ({**CLOUDSTACK, "gateway": {"replica": 3}}, "replica"),
@@ -229,7 +243,7 @@ def test_only_the_master_key_of_auth_is_mounted_where_it_is_needed(rendered: lis
         for container in containers(pod)
         if "GSTACK_MASTER_KEY_FILE" in variables(container, rendered)
     }
-    assert holders - {("auth", "database"), ("migrations", "auth")} == {("auth", "auth")}
+    assert holders - {("auth", "database"), ("auth", "order"), ("migrations", "auth")} == {("auth", "auth")}
 
 
 @pytest.mark.parametrize("name", ["default", "trial", "external-secrets", "cert-manager", "plaintext"])
@@ -259,10 +273,11 @@ def test_generated_and_fetched_secrets_are_those_that_the_command_makes(secret_k
     generated = {name: set(one["data"]) for name, one in objects(render(VALUES["trial"]), "Secret").items()}
     assert generated == secret_keys
     external = objects(render({**VALUES["external-secrets"], "postgresql": {"enabled": True}}), "ExternalSecret")
+    # Certificates are there, and so the secret is not needed.
     assert {
         one["spec"]["target"]["name"]: {entry["secretKey"] for entry in one["spec"]["data"]}
         for one in external.values()
-    } == secret_keys
+    } == {name: keys - {"services.key"} for name, keys in secret_keys.items()}
     for one in external.values():
         assert one["spec"]["secretStoreRef"] == {"name": "vault", "kind": "ClusterSecretStore"}
         assert all(entry["remoteRef"]["key"].startswith("gstack/") for entry in one["spec"]["data"])
@@ -300,12 +315,31 @@ def test_targets_are_headless_services_that_exist(rendered: list[Object]) -> Non
     for service in ("translator", "auth"):
         found = objects(rendered, "Service")[f"gstack-{service}"]["spec"]
         assert found["clusterIP"] == "None"
-        assert found["publishNotReadyAddresses"] is False
+        # Callers look at each one's health themselves, and a name without a ready pod has to resolve too.
+        assert found["publishNotReadyAddresses"] is True
         port = found["ports"][0]
         target = f"dns:///gstack-{service}.{NAMESPACE}.svc.cluster.local:{port['port']}"
         assert data[f"GSTACK_{service.upper()}_TARGET"] == target
         numbers = {one["name"]: one["containerPort"] for one in deployed(rendered, service)["containers"][0]["ports"]}
         assert numbers[port["targetPort"]] == port["port"], "clients of a headless service meet the container's port"
+
+
+def test_d2_every_headless_service_resolves_without_a_ready_pod(rendered: list[Object]) -> None:
+    headless = [one["spec"] for one in objects(rendered, "Service").values() if one["spec"].get("clusterIP") == "None"]
+    assert len(headless) == 2 + len(objects(rendered, "StatefulSet"))
+    assert all(one["publishNotReadyAddresses"] is True for one in headless)
+
+
+def test_a6_clients_cannot_choose_what_the_endpoint_is_called() -> None:
+    def called(values: Object) -> str:
+        return str(objects(render(values), "ConfigMap")["gstack-config"]["data"]["GSTACK_PUBLIC_URL"])
+
+    assert called(CLOUDSTACK) == "https://gce.example.org"
+    # A trial is reached as its notes say, unless it is told otherwise.
+    assert called(VALUES["trial"]) == "http://127.0.0.1:5000"
+    ingress = {"enabled": True, "hosts": ["trial.example.org"]}
+    assert called({**VALUES["trial"], "ingress": ingress}) == "http://trial.example.org"
+    assert called({**VALUES["trial"], **PUBLIC_URL}) == "https://gce.example.org"
 
 
 def test_every_service_finds_pods(rendered: list[Object]) -> None:
@@ -438,9 +472,31 @@ def test_migrations_run_before_an_upgrade(rendered: list[Object]) -> None:
 def test_services_wait_for_the_database_that_starts_with_them() -> None:
     rendered = render(VALUES["trial"])
     for service in ("translator", "auth"):
-        [first] = deployed(rendered, service)["initContainers"]
+        first = deployed(rendered, service)["initContainers"][0]
         assert first["command"] == ["gstack", "db", "upgrade", "--service", service, "--wait", "120"]
-    assert "initContainers" not in deployed(rendered, "gateway")
+
+
+def test_d7_an_upgrade_comes_to_translators_then_auth_then_gateways(rendered: list[Object]) -> None:
+    """Helm changes all at once: those that call wait for those that are called, with what they know each other by."""
+    waits = {}
+    for service in SERVICES:
+        spec = deployed(rendered, service)
+        for one in spec.get("initContainers", []):
+            if one["name"] == "order":
+                waits[service] = one["command"][2:]
+                [main_one] = spec["containers"]
+                assert {key: one[key] for key in one if key not in ("name", "command")} == {
+                    key: main_one[key] for key in one if key not in ("name", "command")
+                }
+                assert one["command"][:2] == ["gstack", "await"]
+    assert waits == {"auth": ["translator"], "gateway": ["translator", "auth"]}
+
+
+def test_d7_the_next_pod_goes_when_callers_know_the_one_before(rendered: list[Object]) -> None:
+    for service, seconds in (("translator", 45), ("auth", 45), ("gateway", 10)):
+        assert objects(rendered, "Deployment")[f"gstack-{service}"]["spec"]["minReadySeconds"] == seconds
+    slow = objects(render({**CLOUDSTACK, "clusterDnsSeconds": 60}), "Deployment")
+    assert slow["gstack-auth"]["spec"]["minReadySeconds"] == 75
 
 
 # Network
@@ -510,7 +566,7 @@ def test_the_network_can_be_narrowed_and_widened_by_name() -> None:
     ],
 )
 def test_translators_reach_cloudstack_at_the_port_of_its_address(url: str, port: int) -> None:
-    found = reachable(render({"cloudstack": {"url": url}}), [INTERNET], PORTS)
+    found = reachable(render({"cloudstack": {"url": url}, **PUBLIC_URL}), [INTERNET], PORTS)
     assert {edge for edge in found if edge[:2] == ("translator", "internet")} == {
         ("translator", "internet", port),
         ("translator", "internet", 5432),
@@ -546,11 +602,18 @@ def test_cert_manager_makes_certificates_of_roles() -> None:
         assert spec["secretName"] in mounted
 
 
-def test_without_mtls_there_are_no_certificates() -> None:
-    rendered = render(VALUES["plaintext"])
-    for service in SERVICES:
-        assert "GSTACK_TLS_CERT" not in variables(deployed(rendered, service)["containers"][0], rendered)
-    assert not [one for one in deployed(rendered, "gateway")["volumes"] if "secret" in one]
+def test_a5_without_certificates_there_is_a_secret() -> None:
+    for name, values in VALUES.items():
+        rendered = render(values)
+        for service in SERVICES:
+            known = variables(deployed(rendered, service)["containers"][0], rendered)
+            assert ("GSTACK_TLS_CERT" in known) != ("GSTACK_SERVICES_KEY_FILE" in known) == (name == "plaintext")
+    volumes = deployed(render(VALUES["plaintext"]), "gateway")["volumes"]
+    assert [one["secret"]["secretName"] for one in volumes if "secret" in one] == ["gstack-gateway"]
+    external = {**VALUES["external-secrets"], "mtls": {"enabled": False}}
+    for name, secret in objects(render(external), "ExternalSecret").items():
+        keys = {one["secretKey"] for one in secret["spec"]["data"]}
+        assert "services.key" in keys and "tls.crt" not in keys, name
 
 
 def test_monitoring_carries_the_files_of_the_chart() -> None:
@@ -592,10 +655,26 @@ def test_generated_keys_work(generated: Path) -> None:
     sealed = sealing.Keyring(generated / "auth" / "sealing.key").seal(b"text", "purpose")
     assert sealing.Keyring(generated / "translator" / "sealing.key").open(sealed, "purpose") == b"text"
     assert sealing.Keyring(generated / "auth" / "master.key").primary_id != sealing.key_id_of(sealed)
-    password = (generated / "postgres" / "password").read_text()
-    url = f"postgresql+psycopg://gstack:{password}@gstack-postgres.{NAMESPACE}.svc.cluster.local/gstack"
-    assert (generated / "auth" / "gstack_auth_database_url").read_text() == url
-    assert (generated / "translator" / "gstack_database_url").read_text() == url
+    callers = [trust.Secret(generated / one / "services.key") for one in SERVICES]
+    assert len({one.shown() for one in callers}) == 1
+    for service, file in (("auth", "gstack_auth_database_url"), ("translator", "gstack_database_url")):
+        user, password = f"gstack_{service}", (generated / "postgres" / service).read_text()
+        url = f"postgresql+psycopg://{user}:{password}@gstack-postgres.{NAMESPACE}.svc.cluster.local/{user}"
+        assert (generated / service / file).read_text() == url
+
+
+def test_a4_the_bundled_database_runs_the_script_of_the_chart() -> None:
+    rendered = render(VALUES["trial"])
+    script = objects(rendered, "ConfigMap")["gstack-postgres"]["data"]["databases.sql"]
+    assert script.strip() == (CHART / "files" / "databases.sql").read_text().strip()
+    spec = objects(rendered, "StatefulSet")["gstack-postgres"]["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    volumes = {one["name"]: one for one in spec["volumes"]}
+    assert volumes[mounts["/docker-entrypoint-initdb.d"]]["configMap"] == {"name": "gstack-postgres"}
+    folder = variables(container, rendered)["PASSWORDS"]
+    secret = volumes[mounts[folder]]["secret"]["secretName"]
+    assert {"auth", "translator"} <= set(objects(rendered, "Secret")[secret]["data"])
 
 
 def test_generated_certificates_work(generated: Path) -> None:
@@ -706,7 +785,8 @@ def test_notes_tell_the_next_step(tmp_path: Path) -> None:
             )
         )
     assert "gstack-auth (not there yet)" in plain
-    assert "gstack secrets FOLDER --kubernetes gstack --database-url postgresql+psycopg" in plain
+    assert "gstack secrets FOLDER --kubernetes gstack --database-host HOST" in plain
+    assert "PASSWORDS=FOLDER/postgres psql" in plain and "psql" not in bundled
     assert "gstack secrets FOLDER --kubernetes gstack --database-host gstack-postgres" in bundled
     assert "https://gce.example.org/oauth2/token" in bundled
     assert "not there yet" not in trial

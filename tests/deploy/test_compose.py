@@ -310,9 +310,9 @@ def test_each_service_sees_its_own_secrets_and_networks(compose: Compose) -> Non
         assert about["ReadonlyRootfs"] and about["CapDrop"] == ["ALL"]
         assert not compose.docker("exec", container, "sh", "-c", "touch /etc/gstack/secrets/x && echo yes", check=False)
     tls = {"tls.crt", "tls.key", "ca.crt"}
-    assert seen["gateway"] == tls
-    assert seen["translator_service"] == tls | {"sealing.key", "gstack_database_url"}
-    assert seen["auth_service"] == tls | {"sealing.key", "master.key", "gstack_auth_database_url"}
+    assert seen["gateway"] == tls | {"services.key"}
+    assert seen["translator_service"] == tls | {"services.key", "sealing.key", "gstack_database_url"}
+    assert seen["auth_service"] == tls | {"services.key", "sealing.key", "master.key", "gstack_auth_database_url"}
     reached = "import socket; socket.create_connection(('postgres', 5432), 5)"
     for service, allowed in (("auth_service", True), ("gateway", False)):
         connect = ["exec", compose.containers(service)[0], "python", "-c", f"{reached}; print('reached')"]
@@ -357,11 +357,15 @@ def test_clients_get_json_while_translators_are_gone(compose: Compose) -> None:
         compose("start", "translator_service")
 
 
-def test_nothing_starts_without_a_cloudstack(compose: Compose) -> None:
+def test_nothing_starts_without_a_cloudstack_and_an_address(compose: Compose) -> None:
     other = {"COMPOSE_PROJECT_NAME": f"{compose.variables['COMPOSE_PROJECT_NAME']}-without"}
     try:
         done = compose.try_out("run", "--rm", "secrets", **other)
         assert done.returncode != 0
         assert "set GSTACK_CLOUDSTACK_URL" in done.stdout + done.stderr
+        url = {"GSTACK_CLOUDSTACK_URL": "https://cloud.example.org/client/api"}
+        done = compose.try_out("run", "--rm", "secrets", **other, **url)
+        assert done.returncode != 0
+        assert "set GSTACK_PUBLIC_URL" in done.stdout + done.stderr
     finally:
         compose.try_out("down", "-v", **other)

@@ -66,16 +66,19 @@ def test_secrets_of_a_deployment_are_made_once(tmp_path: Path) -> None:
     made = content(folder)
     tls = {"tls.crt", "tls.key", "ca.crt"}
     wanted = {
-        "auth": {"master.key", "sealing.key", "gstack_auth_database_url", *tls},
-        "translator": {"sealing.key", "gstack_database_url", *tls},
-        "gateway": tls,
-        "postgres": {"password"},
+        "auth": {"master.key", "sealing.key", "services.key", "gstack_auth_database_url", *tls},
+        "translator": {"sealing.key", "services.key", "gstack_database_url", *tls},
+        "gateway": {"services.key", *tls},
+        "postgres": {"password", "auth", "translator"},
         "ca": {"ca.crt", "ca.key"},
     }
     assert set(made) == {f"{part}/{name}" for part, names in wanted.items() for name in names}
     assert made["auth/sealing.key"] == made["translator/sealing.key"] != made["auth/master.key"]
-    password = made["postgres/password"].decode()
-    assert made["translator/gstack_database_url"].decode() == f"postgresql+psycopg://gstack:{password}@postgres/gstack"
+    assert made["auth/services.key"] == made["translator/services.key"] == made["gateway/services.key"]
+    for service, file in (("auth", "gstack_auth_database_url"), ("translator", "gstack_database_url")):
+        user, password = f"gstack_{service}", made[f"postgres/{service}"].decode()
+        assert made[f"{service}/{file}"].decode() == f"postgresql+psycopg://{user}:{password}@postgres/{user}"
+    assert len({made[f"postgres/{name}"] for name in ("password", "auth", "translator")}) == 3
     assert folder.stat().st_mode & 0o777 == 0o700
     gstack("secrets", folder)
     assert content(folder) == made
@@ -91,13 +94,31 @@ def test_a_new_sealing_key_reaches_translators(tmp_path: Path, monkeypatch: pyte
 
 
 def test_secrets_for_kubernetes(tmp_path: Path) -> None:
-    url = "postgresql+psycopg://me:pw@db.example.org/gce"
-    told = json.loads(gstack("secrets", tmp_path, "--kubernetes", "cloud", "--database-url", url).output)
+    url, own = (f"postgresql+psycopg://{user}:pw@db.example.org/{user}" for user in ("keys", "work"))
+    options = ("--database-url", own, "--auth-database-url", url)
+    told = json.loads(gstack("secrets", tmp_path, "--kubernetes", "cloud", *options).output)
     secrets = {item["metadata"]["name"]: item["data"] for item in told["items"]}
     assert set(secrets) == {"cloud-gateway", "cloud-translator", "cloud-auth", "cloud-postgres"}
     assert "master.key" in secrets["cloud-auth"]
     assert not {"master.key", "ca.key"} & {*secrets["cloud-translator"], *secrets["cloud-gateway"]}
     assert base64.b64decode(secrets["cloud-auth"]["gstack_auth_database_url"]).decode() == url
+    assert base64.b64decode(secrets["cloud-translator"]["gstack_database_url"]).decode() == own
+
+
+def test_a4_one_database_user_for_both_is_refused(tmp_path: Path) -> None:
+    one, other = (f"postgresql+psycopg://{user}:pw@db.example.org/gce" for user in ("one", "other"))
+
+    def refused(*options: str) -> str:
+        done = CliRunner().invoke(main, ["secrets", str(tmp_path / "secrets"), *options])
+        assert done.exit_code == 2
+        return done.output
+
+    assert "a database user each" in refused("--database-url", one, "--auth-database-url", one)
+    assert "give both" in refused("--database-url", one)
+    assert "an address is" in refused("--database-url", "db.example.org", "--auth-database-url", one)
+    gstack("secrets", tmp_path / "secrets", "--database-url", one, "--auth-database-url", other)
+    # One alone is changed where the other is known, and is held against it.
+    assert "a database user each" in refused("--database-url", other)
 
 
 def test_settings_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

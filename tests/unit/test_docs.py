@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gstack.cli import main
-from gstack.cli.docs import PAGES, ROOT
+from gstack.cli.docs import PAGES, ROOT, VALUES_SCHEMA, chart_schema
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.settings import Settings
 
@@ -17,6 +17,10 @@ README = ROOT / "README.md"
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_what_its_code_says(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == PAGES[name](), "run `make docs`"
+
+
+def test_the_charts_values_know_the_settings() -> None:
+    assert VALUES_SCHEMA.read_text() == chart_schema(), "run `make docs`"
 
 
 def test_every_setting_and_every_method_has_its_line() -> None:

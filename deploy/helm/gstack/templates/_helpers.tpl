@@ -66,6 +66,18 @@ http://{{ include "gstack.host" (dict "root" . "component" "simulator") }}:5003/
 {{- end -}}
 {{- end -}}
 
+{{/* What clients call the endpoint. A trial is reached as its notes say. */}}
+{{- define "gstack.publicUrl" -}}
+{{- $ingress := .Values.ingress -}}
+{{- if or .Values.publicUrl (not .Values.demo.enabled) -}}
+{{- required "publicUrl must be set: scheme and host of the endpoint, as clients call it, such as https://gce.example.org" .Values.publicUrl -}}
+{{- else if and $ingress.enabled $ingress.hosts -}}
+{{ ternary "http" "https" (empty $ingress.tls) }}://{{ first $ingress.hosts }}
+{{- else -}}
+{{ ternary "http" "https" (empty .Values.gateway.tls.secretName) }}://127.0.0.1:5000
+{{- end -}}
+{{- end -}}
+
 {{- define "gstack.terminationSeconds" -}}
 {{- if eq .component "gateway" -}}
 {{- add (ceil .values.drainSeconds) 55 -}}
@@ -207,7 +219,9 @@ GSTACK_CLOUDSTACK_CA: /etc/gstack/cloudstack-ca/{{ .root.Values.cloudstack.ca.ke
 GSTACK_NAMES_FILE: /etc/gstack/names/names.toml
 {{- end }}
 {{- end }}
-{{- if .root.Values.mtls.enabled }}
+{{- if not .root.Values.mtls.enabled }}
+GSTACK_SERVICES_KEY_FILE: /etc/gstack/secrets/services.key
+{{- else }}
 GSTACK_TLS_CERT: {{ include "gstack.tlsFolder" .root }}/tls.crt
 GSTACK_TLS_KEY: {{ include "gstack.tlsFolder" .root }}/tls.key
 GSTACK_TLS_CA: {{ include "gstack.tlsFolder" .root }}/ca.crt
@@ -246,9 +260,9 @@ GSTACK_TLS_CA: {{ include "gstack.tlsFolder" .root }}/ca.crt
     defaultMode: 0440
 {{- end -}}
 
-{{/* Does the service need its Secret? A gateway has nothing secret but its certificate. */}}
+{{/* Does the service need its Secret? A gateway has nothing secret but what the others know it by. */}}
 {{- define "gstack.hasSecret" -}}
-{{- if or (ne .component "gateway") (and .root.Values.mtls.enabled (eq .root.Values.mtls.source "secret")) -}}yes{{- end -}}
+{{- if or (ne .component "gateway") (not .root.Values.mtls.enabled) (eq .root.Values.mtls.source "secret") -}}yes{{- end -}}
 {{- end -}}
 
 {{/* Volumes and mounts beside the scratch folders: {"volumes": [...], "mounts": [...]} */}}
@@ -304,11 +318,11 @@ mounts:
   "GSTACK_CLOUDSTACK_URL" (include "gstack.cloudstackUrl" .)
   "GSTACK_TRANSLATOR_TARGET" (printf "dns:///%s:5001" (include "gstack.host" (dict "root" . "component" "translator")))
   "GSTACK_AUTH_TARGET" (printf "dns:///%s:5002" (include "gstack.host" (dict "root" . "component" "auth")))
+  "GSTACK_PUBLIC_URL" (include "gstack.publicUrl" .)
   "GSTACK_LINK_BASE" .Values.linkBase
   "GSTACK_NAMING" .Values.naming
   "GSTACK_PROXIES" (kindIs "invalid" .Values.proxies | ternary (ternary 1 0 $proxied) .Values.proxies)
 -}}
-{{- with .Values.publicUrl }}{{ $_ := set $known "GSTACK_PUBLIC_URL" . }}{{ end -}}
 {{- $settings := dict -}}
 {{- range $name, $value := merge (deepCopy .Values.config) $known -}}
 {{- /* Numbers come as floats, of which large ones would be written with an exponent. */ -}}
@@ -332,4 +346,21 @@ volumeMounts:
   - name: {{ .volume | default "secrets" }}
     mountPath: /etc/gstack/secrets
     readOnly: true
+{{- end -}}
+
+{{/* What every container of a service's image has: (dict "context" ... "files" ...) */}}
+{{- define "gstack.process" -}}
+{{- $root := .context.root -}}
+image: {{ include "gstack.image" (dict "root" $root "image" .context.values.image) }}
+imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+envFrom:
+  - configMapRef: {name: {{ include "gstack.fullname" $root }}-config}
+env: {{- include "gstack.asEnv" (include "gstack.env" .context) | nindent 2 }}
+{{ include "gstack.containerSecurity" $root }}
+resources: {{- toYaml .context.values.resources | nindent 2 }}
+volumeMounts:
+  {{- include "gstack.scratchMounts" $root | nindent 2 }}
+  {{- with .files.mounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
