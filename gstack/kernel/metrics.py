@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -27,6 +30,8 @@ from gstack import __version__
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 # Set by a service of several processes: each writes to files there, and whoever serves /metrics adds them up.
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_CONNECTIONS = 64
+_IDLE_SECONDS = 30.0
 
 # Gateway
 HTTP_SECONDS = Histogram(
@@ -145,11 +150,47 @@ def readiness(checks: Checks, name: str = "") -> tuple[bool, bytes]:
     return good, json.dumps({"ready": good, "services": found}, indent=1).encode() + b"\n"
 
 
+class _Server(ThreadingHTTPServer):
+    """With a bounded number of connections: a new one takes the place of the oldest, so that those who hold many
+    cannot keep a probe out."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > _CONNECTIONS else None
+            if oldest is not None:
+                self._open.pop(oldest)
+        if oldest is not None:
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client may go away while it is answered."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 def serve(listen: str, checks: Checks) -> ThreadingHTTPServer:
     """Serve the paths from threads of their own. checks: what the service needs, and whether it is there."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        server_version, sys_version = "gstack", ""
+        timeout = _IDLE_SECONDS
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -174,7 +215,6 @@ def serve(listen: str, checks: Checks) -> ThreadingHTTPServer:
             """Probes come every few seconds."""
 
     host, _, port = listen.rpartition(":")
-    server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
-    server.daemon_threads = True
+    server = _Server((host.strip("[]"), int(port)), Handler)
     threading.Thread(target=server.serve_forever, name="management", daemon=True).start()
     return server

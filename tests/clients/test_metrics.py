@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
+import grpc
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -132,6 +134,58 @@ def test_b2_no_metric_holds_a_secret_or_a_name(measured: Measured) -> None:
         assert "gstack_" in text
         for secret in (API_KEY, SECRET_KEY, token, "name-of-a-machine", "demo@example.org", "127.0.0.1"):
             assert secret not in text
+
+
+def make_up(measured: Measured, name: str) -> None:
+    """Put a name wherever a client can."""
+    stack, token = measured.stack, measured.stack.token()
+    for path in (f"/compute/v1/projects/{name}/zones", f"/{name}", f"/readyz/{name}", f"/v1/{name}"):
+        stack.call("GET", stack.url + path, token=token)
+    stack.call("POST", "/zones/ch-gv2/instances", {"name": name, name: name}, token=token)
+    stack.call(name.upper(), "/zones", token=token)
+    stack.call("GET", f"/zones?fields={name}&filter={name}", token=token)
+    for form in ({"grant_type": name}, {"grant_type": "refresh_token", "client_id": name}, {name: "x"}):
+        requests.post(f"{stack.url}/oauth2/token", form, timeout=10)
+    for service in ("translator", "auth"):
+        with grpc.insecure_channel(stack.environment[f"GSTACK_{service.upper()}_LISTEN"]) as channel:
+            for method in (f"/gstack.compute.v1.Zones/{name}", f"/{name}.{name}/{name}"):
+                with pytest.raises(grpc.RpcError):
+                    channel.unary_unary(method)(b"", timeout=5)
+        measured.get(service, f"/{name}")
+
+
+def test_a5_what_clients_make_up_is_in_no_metric_and_no_probe(measured: Measured) -> None:
+    """Names, methods, errors: nothing of a tenant, and no series that a client can add."""
+    make_up(measured, "mallory")
+    known = {service: series(measured, service) for service in measured.ports}
+    make_up(measured, "trudy")
+    assert {service: series(measured, service) for service in measured.ports} == known
+    for service in measured.ports:
+        for path in ("/metrics", "/readyz", "/readyz/mallory", "/healthz", "/mallory"):
+            found = measured.get(service, path)
+            shown = found.text + str(found.headers)
+            assert "mallory" not in shown.lower() and "demo" not in shown, (service, path)
+            assert "Python" not in str(found.headers)
+
+
+def series(measured: Measured, service: str) -> set[str]:
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}"
+        for family in text_string_to_metric_families(measured.get(service, "/metrics").text)
+        for sample in family.samples
+        if not sample.name.endswith("_bucket")
+    }
+
+
+def test_who_holds_connections_keeps_no_probe_out(measured: Measured) -> None:
+    for service, port in measured.ports.items():
+        held = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(200)]
+        for one in held[::2]:
+            one.sendall(b"GET /he")
+        for _ in range(3):
+            assert measured.get(service, "/healthz").status_code == 200
+        for one in held:
+            one.close()
 
 
 def test_probes(measured: Measured) -> None:
