@@ -16,13 +16,15 @@ from urllib.parse import urlencode
 
 import pytest
 import requests
+from click.testing import CliRunner
 
-from gstack.kernel.sealing import create_key
+from gstack.cli import main
 from tests import postgresql
 from tests.auth import JWT_BEARER, OOB, SDK, assertion
 from tests.clients.conftest import Stack, run_stack
 from tests.clients.people import Person
 from tests.clients.sequences import cloud, machine, until
+from tests.clients.test_database_users import SCRIPT, SERVICES, run_script
 
 pytestmark = pytest.mark.real
 
@@ -40,8 +42,10 @@ cp -a secrets backup-of-secrets
 RESTORE = """\
 for database in $DATABASES; do
   dropdb --if-exists --force $database
-  createdb $database
-  pg_restore --single-transaction --no-owner --dbname=$database backup/$database.dump
+done
+PASSWORDS=backup-of-secrets/postgres psql --dbname=postgres --file=databases.sql
+for database in $DATABASES; do
+  pg_restore --single-transaction --no-owner --role=$database --dbname=$database backup/$database.dump
 done
 cp -a backup-of-secrets secrets
 """
@@ -54,15 +58,16 @@ def test_the_document_has_these_commands() -> None:
 
 @pytest.fixture
 def stack(server: postgresql.Server, tmp_path: Path) -> Iterator[Stack]:
+    """With the secrets, users and databases of a deployment."""
     (tmp_path / "backup").mkdir()
-    settings = {
-        "GSTACK_DATABASE_URL": server.url + "translator",
-        "GSTACK_AUTH_DATABASE_URL": server.url + "auth",
-    }
-    for ring in ("sealing", "master"):
-        key = tmp_path / "secrets" / f"{ring}.key"
-        create_key(key)
-        settings[f"GSTACK_{ring.upper()}_KEY_FILE"] = str(key)
+    made = CliRunner().invoke(main, ["secrets", f"{tmp_path}/secrets", "--database-host", f"127.0.0.1:{server.port}"])
+    assert made.exit_code == 0, made.output
+    shutil.copy(SCRIPT, tmp_path)
+    run_script(server, tmp_path / "secrets" / "postgres")
+    folder = tmp_path / "secrets" / "auth"
+    settings = {f"GSTACK_{ring.upper()}_KEY_FILE": str(folder / f"{ring}.key") for ring in ("sealing", "master")}
+    for service, file in SERVICES.items():
+        settings[file.upper()] = (tmp_path / "secrets" / service / file).read_text()
     yield from run_stack(tmp_path, **settings)
 
 
@@ -72,7 +77,7 @@ def shell(commands: str, stack: Stack, server: postgresql.Server) -> None:
         "PGHOST": "127.0.0.1",
         "PGPORT": str(server.port),
         "PGUSER": "gstack",
-        "DATABASES": "auth translator",
+        "DATABASES": "gstack_auth gstack_translator",
     }
     done = subprocess.run(
         ["bash", "-euc", commands], cwd=stack.folder, env=environment, capture_output=True, text=True, check=False
