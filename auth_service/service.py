@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
@@ -55,7 +55,11 @@ def main(settings: Settings) -> None:
 
     def purge() -> None:
         while not stop.wait(_PURGE_SECONDS):
-            store.purge()
+            try:
+                store.purge()
+            except SQLAlchemyError as error:
+                # The database is away: the next time will do.
+                log.warning("purge_failed", reason=type(error).__name__)
 
     threading.Thread(target=purge, name="purge", daemon=True).start()
     if settings.auth_metrics_listen:

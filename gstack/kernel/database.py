@@ -48,7 +48,7 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
     if path is not None:
         prepare_file(path)
     engine = sa.create_engine(
-        url,
+        _with_patience(url),
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
@@ -76,6 +76,18 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
         engine.dispose()
         raise DatabaseFileError(_advice(path, error.orig)) from None
     return engine
+
+
+# A PostgreSQL that vanished without a word is away after seconds: threads that wait for it are missed elsewhere.
+_PATIENCE = {"connect_timeout": "5", "keepalives_idle": "10", "keepalives_interval": "5", "tcp_user_timeout": "20000"}
+
+
+def _with_patience(url: str) -> sa.URL:
+    """What the operator says of these wins."""
+    known = sa.make_url(url)
+    if known.get_backend_name() != "postgresql":
+        return known
+    return known.set(query={**_PATIENCE, **known.query})
 
 
 def sqlite_file(url: str) -> Path | None:

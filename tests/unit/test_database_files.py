@@ -108,3 +108,10 @@ def test_d6_logging_never_fails() -> None:
     done = subprocess.run([sys.executable, "-c", _LOGS], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["before", "after"]
+
+
+def test_a_server_that_vanished_is_not_waited_for_long() -> None:
+    known = database._with_patience("postgresql+psycopg://a:b@c/d?connect_timeout=9&sslmode=require").query
+    assert (known["connect_timeout"], known["sslmode"]) == ("9", "require")
+    assert 0 < int(known["tcp_user_timeout"]) <= 30_000
+    assert database._with_patience("sqlite:////tmp/x").query == {}
