@@ -169,18 +169,24 @@ class _Replicas:
     def _watch(self) -> None:
         known: list[str] = []
         while not self._closed:
-            now = time.monotonic()
-            self._named |= dict.fromkeys(_resolve(*self._name), now)
-            self._named = {one: when for one, when in self._named.items() if now - when < _NAMED_SECONDS}
             # A name that does not resolve says nothing: what was known last may still be there.
-            if self._named and (found := sorted(self._named)) != known:
-                log.info("replicas", host=self._name[0], addresses=len(found))
-                known = found
-                self._changed(_as_target(found, self._name[1]))
+            if found := _resolve(*self._name):
+                self._note(found)
+                if sorted(self._named) != known:
+                    known = sorted(self._named)
+                    log.info("replicas", host=self._name[0], addresses=len(known))
+                    self._changed(_as_target(known, self._name[1]))
             # Not more often, however many are refused.
             time.sleep(_LOOK_LEAST_SECONDS)
             self._again.wait(_LOOK_SECONDS)
             self._again.clear()
+
+    def _note(self, found: list[str]) -> None:
+        now, family = time.monotonic(), ":" in found[0]
+        kept = {
+            one: when for one, when in self._named.items() if now - when < _NAMED_SECONDS and (":" in one) == family
+        }
+        self._named = kept | dict.fromkeys(found, now)
 
 
 class _Channel(grpc.Channel):

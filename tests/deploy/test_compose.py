@@ -319,6 +319,21 @@ def test_each_service_sees_its_own_secrets_and_networks(compose: Compose) -> Non
         assert (compose.docker(*connect, check=False) == "reached") is allowed
 
 
+def test_a4_a_translator_cannot_connect_to_the_database_of_auth(compose: Compose) -> None:
+    code = (
+        "import pathlib, psycopg; url = pathlib.Path('/etc/gstack/secrets/gstack_database_url').read_text();"
+        "url = url.replace('+psycopg', ''); psycopg.connect(url).close(); print('own');"
+        "psycopg.connect(url.rpartition('/')[0] + '/gstack_auth').close(); print('other')"
+    )
+    container = compose.containers("translator_service")[0]
+    assert compose.docker("exec", container, "python", "-c", code, check=False) == "own"
+
+
+def test_keys_are_looked_at_where_they_are_kept(compose: Compose) -> None:
+    assert "primary" in compose("run", "--rm", "--entrypoint", "gstack", "secrets", "keys", "status")
+    assert "primary  0 records" not in compose("exec", "-T", "auth_service", "gstack", "keys", "status")
+
+
 def test_all_of_three_translators_serve_and_one_can_die(compose: Compose) -> None:
     compose("--profile", "demo", "up", "-d", "--no-build", "--no-recreate", "--scale", "translator_service=3")
     translators = compose.wait_healthy("translator_service", 3)

@@ -138,6 +138,12 @@ def test_addresses_that_are_not_named_for_long_are_forgotten(names: list[str], m
     wait_until(lambda: moved == ["ipv4:127.0.0.1:5001,127.0.0.2:5001"])
     names.pop()
     wait_until(lambda: moved[1:] == ["ipv4:127.0.0.1:5001"])
+    # Answers of another family take the place of the first, and no answer takes away what was known.
+    names[:] = ["fd00::1"]
+    wait_until(lambda: moved[2:] == ["ipv6:[fd00::1]:5001"])
+    names.clear()
+    time.sleep(0.7)
+    assert len(moved) == 3
     replicas.close()
 
 
