@@ -15,10 +15,9 @@ import structlog
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from sqlalchemy.exc import OperationalError
 
 from gstack.kernel.contract import method_id, services
-from gstack.kernel.database import unavailable
+from gstack.kernel.database import AWAY, unavailable
 from gstack.kernel.errors import ApiError
 from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, deadline, guarded
 from gstack.kernel.tracing import REQUEST_ID
@@ -111,8 +110,8 @@ def _method(
                 raise
         except (CloudStackError, Unreachable) as error:
             raise to_api_error(error) from error
-        except OperationalError as error:
-            log.warning("database_away", reason=type(error.orig).__name__)
+        except AWAY as error:
+            log.warning("database_away", reason=type(error).__name__)
             raise unavailable() from error
 
     return call

@@ -48,7 +48,7 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
     if path is not None:
         prepare_file(path)
     engine = sa.create_engine(
-        _with_patience(url),
+        with_patience(url),
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
@@ -78,11 +78,14 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
     return engine
 
 
+# What SQLAlchemy says when the database, or its name, is not there, or has no connection left.
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+
 # A PostgreSQL that vanished without a word is away after seconds: threads that wait for it are missed elsewhere.
 _PATIENCE = {"connect_timeout": "5", "keepalives_idle": "10", "keepalives_interval": "5", "tcp_user_timeout": "20000"}
 
 
-def _with_patience(url: str) -> sa.URL:
+def with_patience(url: str) -> sa.URL:
     """What the operator says of these wins."""
     known = sa.make_url(url)
     if known.get_backend_name() != "postgresql":

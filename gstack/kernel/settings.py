@@ -87,7 +87,9 @@ class Settings(BaseSettings):
         default="", description="Name of this translator among its replicas. Empty: host name and port."
     )
     operations_at_once: int = Field(
-        default=64, ge=4, description="Operations that one translator has at work at a time; others wait in the database."
+        default=64,
+        ge=4,
+        description="Operations that one translator has at work at a time; others wait in the database.",
     )
     operations_per_project: int = Field(
         default=16, ge=1, description="Operations of one project that all translators have at work at a time."

@@ -35,12 +35,12 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel import tracing
+from gstack.kernel.database import AWAY, with_patience
 from gstack.kernel.errors import ApiError, invalid
 from gstack.kernel.sealing import SealError
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.operations.render import TRANSPORT, operation
 from translator_service.operations.run import (
-    DATABASE_AWAY,
     HANDLERS,
     OperationError,
     Parked,
@@ -212,7 +212,7 @@ class Engine:
         self._threads: list[threading.Thread] = []
         self.use(environment)
         forbid_pickle()
-        url = settings.database_url or f"sqlite:///{settings.state_file('workflows.sqlite')}"
+        url = with_patience(settings.workflows_database()).render_as_string(hide_password=False)
         config: DBOSConfig = {
             "name": "gstack",
             "system_database_url": url.replace("postgresql+psycopg://", "postgresql://"),
@@ -266,7 +266,7 @@ class Engine:
             began = time.monotonic()
             try:
                 self._begin_ready()
-            except DATABASE_AWAY as error:
+            except AWAY as error:
                 log.warning("database_awaited", reason=type(error).__name__)
                 self._stopping.wait(1.0)
             except Exception:
@@ -353,7 +353,7 @@ class Engine:
         due = time.time() + parked.seconds * random.uniform(0.7, 1.3)  # noqa: S311 - spreads them
         try:
             self._plain.park([name], self.executor, due)
-        except DATABASE_AWAY:
+        except AWAY:
             # The watch does it when the database is back.
             log.warning("operation_not_parked", name=name)
 
@@ -410,7 +410,7 @@ class Engine:
                 if time.monotonic() > purge_at:
                     purge_at = time.monotonic() + 60
                     self._purge()
-            except DATABASE_AWAY as error:
+            except AWAY as error:
                 log.warning("database_awaited", reason=type(error).__name__)
             except Exception:
                 log.exception("operations_watch")

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 import structlog
 from dbos import DBOS
 
+from gstack.kernel.database import AWAY
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Answer, Client
 from translator_service.cloudstack.errors import TRY_LATER, CloudStackError, Unfinished, Unreachable
@@ -43,9 +43,6 @@ _PATIENCE = 10.0
 _LATER = 15.0
 # Jobs of one step that run side by side.
 _SIDE_BY_SIDE = 32
-
-# What SQLAlchemy says when the database, or its name, is not there, or has no connection left.
-DATABASE_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
 class OperationError(Exception):
@@ -81,7 +78,7 @@ def parking(what: str) -> Iterator[None]:
         if error.code not in TRY_LATER:
             raise
         raise Parked(f"{what}: CloudStack answers {error.code}") from None
-    except DATABASE_AWAY:
+    except AWAY:
         raise Parked(f"{what}: database") from None
 
 
@@ -240,7 +237,7 @@ class PatientStore:
             while True:
                 try:
                     return found(*arguments, **options)
-                except DATABASE_AWAY as error:
+                except AWAY as error:
                     log.warning("database_awaited", reason=type(error).__name__)
                     if time.monotonic() > until or self._stopping.wait(1.0):
                         raise Parked("database") from None
