@@ -54,7 +54,6 @@ _STRANGER_SECONDS = 60.0
 
 MAX_MESSAGE = 64 * 1024 * 1024
 _SERVER_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_connection_age_grace_ms", 150_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -68,6 +67,10 @@ _SERVICE_CONFIG = json.dumps(
         "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
+                # A password that CloudStack may have seen is not tried again: few wrong ones disable its user.
+                "name": [{"service": "gstack.auth.v1.Identity", "method": "Login"}],
+            },
+            {
                 "name": [{}],
                 # UNAVAILABLE before an answer: the request never ran, or its requestId makes a second run harmless.
                 "retryPolicy": {
@@ -77,7 +80,7 @@ _SERVICE_CONFIG = json.dumps(
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            }
+            },
         ],
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
     }
@@ -349,13 +352,15 @@ class _Admission(grpc.ServerInterceptor):
     """
 
     def __init__(self, pool: _Pool, limit: int):
-        self._pool = pool
-        self._limit = limit
+        self._room = (pool, limit)
+        # Of services that have threads of their own.
+        self.rooms: dict[str, tuple[_Pool, int]] = {}
 
         self._refusal = _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls in hand", metrics.RPC_REFUSED)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        if self._pool.pending >= self._limit and not details.method.startswith("/grpc."):
+        pool, limit = self.rooms.get(details.method[1:].partition("/")[0], self._room)
+        if pool.pending >= limit and not details.method.startswith("/grpc."):
             return self._refusal
         return continuation(details)
 
@@ -418,13 +423,24 @@ class Server:
     """A gRPC server with health; `run` blocks until SIGTERM or SIGINT and drains."""
 
     def __init__(
-        self, threads: int, trust: Trust | None = None, connection_age: float = 60.0, reflection: bool = False
+        self,
+        threads: int,
+        trust: Trust | None = None,
+        connection_age: float = 60.0,
+        reflection: bool = False,
+        max_request: int = MAX_MESSAGE,
     ):
         """trust: how callers are known; None lets anybody in. connection_age: after these seconds clients connect, and
-        resolve, anew: so new replicas get traffic. reflection: serve descriptions of the services too."""
+        resolve, anew: so new replicas get traffic. reflection: serve descriptions of the services too. max_request:
+        bytes of a request."""
         pool = _Pool(threads)
-        options = [*_SERVER_OPTIONS, ("grpc.max_connection_age_ms", int(connection_age * 1000))]
-        interceptors: list[grpc.ServerInterceptor] = [_Admission(pool, threads * 2)]
+        options = [
+            *_SERVER_OPTIONS,
+            ("grpc.max_receive_message_length", max_request),
+            ("grpc.max_connection_age_ms", int(connection_age * 1000)),
+        ]
+        self._admission = _Admission(pool, threads * 2)
+        interceptors: list[grpc.ServerInterceptor] = [self._admission]
         if isinstance(trust, Secret):
             interceptors.insert(0, _Door(trust))
         self._tls = trust if isinstance(trust, Tls) else None
@@ -435,10 +451,16 @@ class Server:
         self._names: list[str] = []
         self.is_serving = False
 
-    def add_generic(self, service: str, handlers: dict[str, Any], callers: Sequence[str]) -> None:
-        """callers: services that may call it, if there is TLS to know them by."""
+    def add_generic(self, service: str, handlers: dict[str, Any], callers: Sequence[str], threads: int = 0) -> None:
+        """callers: services that may call it, if there is TLS to know them by. threads: of its own, which calls of
+        other services never take; 0 is none."""
         if self._tls is not None:
             handlers = {name: _only_for(set(callers), handler) for name, handler in handlers.items()}
+        if threads:
+            pool = _Pool(threads)
+            self._admission.rooms[service] = (pool, threads * 2)
+            for handler in handlers.values():
+                handler.unary_unary.experimental_thread_pool = pool
         self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self._names.append(service)
 

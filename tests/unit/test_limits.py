@@ -115,6 +115,37 @@ def test_c6_calls_beyond_threads_and_queue_are_refused_and_health_goes_on(slow: 
         assert call(b"y", timeout=10) == b"y"
 
 
+def test_b4_a_service_with_threads_of_its_own_is_served_whatever_the_others_do(slow: Slow) -> None:
+    handler = grpc.unary_unary_rpc_method_handler(rpc.guarded(lambda request, _: request, "Quick.Go"))
+    slow.server.add_generic("tests.Quick", {"Go": handler}, callers=[], threads=1)
+    with rpc.channel(slow.address, "slow", None) as channel, ThreadPoolExecutor(12) as pool:
+        call = channel.unary_unary("/tests.Slow/Go")
+        waiting = [pool.submit(call, b"x", timeout=20) for _ in range(4)]
+        until = time.monotonic() + 10
+        while slow.server.grpc._state.active_rpc_count < 4:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        with pytest.raises(grpc.RpcError):
+            call(b"x", timeout=20)
+        assert channel.unary_unary("/tests.Quick/Go")(b"q", timeout=10) == b"q"
+        slow.go.set()
+        assert [one.result(10) for one in waiting] == [b"x"] * 4
+
+
+def test_c1_requests_are_as_large_as_a_server_takes_them() -> None:
+    server = rpc.Server(1, max_request=1000)
+    seen: list[bytes] = []
+    handler = grpc.unary_unary_rpc_method_handler(rpc.guarded(lambda request, _: seen.append(request) or b"", "Small"))
+    server.add_generic("tests.Small", {"Go": handler}, callers=[])
+    with rpc.channel(f"127.0.0.1:{server.start('127.0.0.1:0')}", "small", None) as channel:
+        call = channel.unary_unary("/tests.Small/Go")
+        call(b"x" * 900, timeout=10)
+        with pytest.raises(grpc.RpcError):
+            call(b"x" * 1100, timeout=10)
+    server.grpc.stop(None).wait()
+    assert [len(one) for one in seen] == [900]
+
+
 def test_calls_that_are_given_up_leave_their_place(slow: Slow) -> None:
     with rpc.channel(slow.address, "slow", None) as channel, ThreadPoolExecutor(12) as pool:
         call = channel.unary_unary("/tests.Slow/Go")
