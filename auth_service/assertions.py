@@ -22,7 +22,9 @@ _LIFE_SECONDS = 3600
 _SKEW_SECONDS = 60
 # Libraries send an assertion again when the answer was lost; processes that start in the same second make the same.
 _RETRY_SECONDS = 60.0
-_MAX_LENGTH = 16_000
+_MAX_LENGTH = 8 * 1024
+# Seconds since the epoch with eleven digits; larger numbers cannot be reckoned with.
+_LAST_SECOND = 1e11
 
 # What libraries put in whatever endpoint they talk to (Google's own addresses are compiled in).
 TOKEN_AUDIENCES = frozenset(
@@ -106,7 +108,7 @@ class Assertions:
                 # libcloud names no key: whichever of the issuer's signed it.
                 untrusted = jwt.decode(text, options={"verify_signature": False})
                 candidates = self._store.service_keys(email=str(untrusted.get("iss", "")))
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, RecursionError):
             raise InvalidAssertion("Invalid JWT: it must have three parts of base64url.") from None
         for key in candidates:
             claims = _decode(text, key.public_key)
@@ -127,7 +129,7 @@ def _decode(text: str, public_key: str) -> dict[str, Any] | None:
         claims: dict[str, Any] = jwt.decode(text, _parsed(public_key), algorithms=_ALGORITHMS, options=options)
     except jwt.MissingRequiredClaimError as error:
         raise InvalidAssertion(f"Invalid JWT: claim '{error.claim}' is missing.") from None
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, RecursionError):
         return None
     return claims
 
@@ -135,7 +137,7 @@ def _decode(text: str, public_key: str) -> dict[str, Any] | None:
 def _check_times(claims: dict[str, Any]) -> None:
     now = time.time()
     times = [claims[name] for name in ("iat", "exp", "nbf") if name in claims]
-    if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in times):
+    if any(isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one < _LAST_SECOND for one in times):
         raise InvalidAssertion("Invalid JWT: iat and exp must be seconds since the epoch.")
     if claims["exp"] <= now:
         raise InvalidAssertion("Invalid JWT: it is expired (claim 'exp'). Check the clock.")

@@ -43,7 +43,7 @@ NAME_SCOPES = frozenset(("openid", "email", "profile", "https://www.googleapis.c
 
 
 def base_of(uri: str) -> str:
-    """Scheme and host of the endpoint: requests come with the URI as the gateway knows it."""
+    """The issuer: requests come with the URI as the endpoint is configured, whatever host the client named."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -70,6 +70,7 @@ class Tokens(BearerToken):  # type: ignore[misc]
                 request.client.client_id,
                 request.user.user_id,
                 request.user.subject,
+                verified=False,
                 nonce=request.nonce,
                 at_hash=base64.urlsafe_b64encode(half).rstrip(b"=").decode(),
             )
@@ -142,7 +143,8 @@ class JwtBearerGrant(_DirectGrant):
         if assertion is None or not audience:
             return super().create_token(request, token_handler)
         key = assertion.key
-        return {"id_token": self._id_tokens.issue(base_of(request.uri), str(audience), key.unique_id, key.email)}
+        issuer = base_of(request.uri)
+        return {"id_token": self._id_tokens.issue(issuer, str(audience), key.unique_id, key.email, verified=True)}
 
 
 class TokenExchangeGrant(_DirectGrant):
@@ -192,11 +194,11 @@ class OAuthServer(AuthorizationEndpoint, TokenEndpoint, IntrospectEndpoint):  # 
         IntrospectEndpoint.__init__(self, validator)
         self.revocation = RevocationEndpoint(revocation)
 
-    def metadata(self, base: str) -> dict[str, Any]:
-        """RFC 8414: what oauthlib finds in its endpoints, and our paths."""
+    def metadata(self, issuer: str, base: str) -> dict[str, Any]:
+        """RFC 8414: what oauthlib finds in its endpoints, and our paths below `base`."""
         methods = ["client_secret_post", "client_secret_basic"]
         claims = {
-            "issuer": base,
+            "issuer": issuer,
             "authorization_endpoint": f"{base}/oauth2/auth",
             "token_endpoint": f"{base}/oauth2/token",
             "revocation_endpoint": f"{base}/oauth2/revoke",

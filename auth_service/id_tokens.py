@@ -26,6 +26,7 @@ from jwt.algorithms import RSAAlgorithm
 from auth_service.store import AuthStore
 
 SECONDS = 3600
+_MAX_LENGTH = 8 * 1024
 _ROTATE_SECONDS = 90 * 24 * 3600.0
 _REREAD_SECONDS = 60.0
 _ALGORITHM = "RS256"
@@ -40,8 +41,8 @@ class IdTokens:
         self._private: Any = None
         self._public: dict[str, Any] = {}
 
-    def issue(self, issuer: str, audience: str, subject: str, email: str, **claims: Any) -> str:
-        """claims: more of them, such as nonce; empty ones are left out."""
+    def issue(self, issuer: str, audience: str, subject: str, email: str, *, verified: bool, **claims: Any) -> str:
+        """verified: whether the address is known to be the subject's. claims: such as nonce; empty ones are left out."""
         identity, private, _ = self._keys()
         now = int(time.time())
         content = {
@@ -50,7 +51,7 @@ class IdTokens:
             "azp": audience,
             "sub": subject,
             "email": email,
-            "email_verified": True,
+            "email_verified": verified,
             "iat": now,
             "exp": now + SECONDS,
             **{name: value for name, value in claims.items() if value},
@@ -59,11 +60,13 @@ class IdTokens:
 
     def read(self, text: str) -> dict[str, Any] | None:
         """The claims of a token of ours that is not expired."""
+        if len(text) > _MAX_LENGTH:
+            return None
         _, _, public = self._keys()
         try:
             key = public[jwt.get_unverified_header(text).get("kid", "")]
             found: dict[str, Any] = jwt.decode(text, key, algorithms=[_ALGORITHM], options={"verify_aud": False})
-        except (jwt.InvalidTokenError, KeyError):
+        except (jwt.InvalidTokenError, KeyError, RecursionError):
             return None
         return found
 

@@ -10,10 +10,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import grpc
 import orjson
-from oauthlib.oauth2 import DeviceAuthorizationEndpoint, OAuth2Error
+from oauthlib.oauth2 import DeviceAuthorizationEndpoint, InvalidRequestError, OAuth2Error
 
 from auth_service import clients
-from auth_service.grants import DEVICE, NAME_SCOPES, OAuthServer
+from auth_service.grants import DEVICE, NAME_SCOPES, OAuthServer, base_of
 from auth_service.id_tokens import IdTokens
 from auth_service.limits import Limits
 from auth_service.people import People
@@ -30,6 +30,12 @@ _DEVICE_INTERVAL = 5
 _USER_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 # What Google's older libraries call the device grant.
 _OLD_DEVICE_GRANT = "http://oauth.net/grant_type/device/1.0"
+# Whoever calls: a gateway checks the same, but its word is not taken for it.
+_MAX_URI = 8 * 1024
+_MAX_FORM = 16 * 1024
+_MAX_PARAMETERS = 50
+# Of all parameters these alone may come more than once (RFC 8693, 2.1; RFC 8707, 2).
+_REPEATABLE = frozenset(("audience", "resource"))
 _JSON = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store", "Pragma": "no-cache"}
 
 Answer = tuple[dict[str, str], Any, int]
@@ -55,20 +61,21 @@ class OAuthService:
         self._limits = limits
 
     def Token(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
-        body = _with_new_device_grant(request.body)
         return self._limited(
             "Token",
             request,
-            lambda: self._server.create_token_response(request.uri, request.method, body, _headers(request)),
+            lambda: self._server.create_token_response(
+                request.uri, request.method, _with_new_device_grant(request.body), _headers(request)
+            ),
         )
 
     def Revoke(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
-        uri, body = _form_only(request)
-        return self._limited(
-            "Revoke",
-            request,
-            lambda: self._server.revocation.create_revocation_response(uri, "POST", body, _headers(request)),
-        )
+        def revoke() -> Answer:
+            uri, body = _form_only(request)
+            made: Answer = self._server.revocation.create_revocation_response(uri, "POST", body, _headers(request))
+            return made
+
+        return self._limited("Revoke", request, revoke)
 
     def Introspect(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         return self._limited(
@@ -91,15 +98,25 @@ class OAuthService:
             return _respond(({"WWW-Authenticate": challenge}, error, 401))
         _, owner, key = found
         subject, email = (key.unique_id, key.email) if key else (owner.user_id, owner.subject)
+        # What CloudStack's users write down as their address is nobody's proof; a service account's is ours.
+        verified = key is not None
         # The names of OpenID Connect, then those of Google's v1 and v2.
-        content = {"sub": subject, "email": email, "email_verified": True, "id": subject, "verified_email": True}
+        content = {
+            "sub": subject,
+            "email": email,
+            "email_verified": verified,
+            "id": subject,
+            "verified_email": verified,
+        }
         return _respond(({}, content, 200))
 
     def TokenInfo(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         return self._limited("TokenInfo", request, lambda: self._token_info(request))
 
     def Metadata(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
-        return _respond(({"Cache-Control": "public, max-age=300"}, self._server.metadata(request.base), 200))
+        return _respond(
+            ({"Cache-Control": "public, max-age=300"}, self._server.metadata(base_of(request.uri), request.base), 200)
+        )
 
     def Certificates(self, request: pb.HttpRequest, context: grpc.ServicerContext) -> pb.HttpResponse:
         return _respond(({"Cache-Control": "public, max-age=300"}, self._id_tokens.certificates().decode(), 200))
@@ -114,6 +131,7 @@ class OAuthService:
             content = {"error": "temporarily_unavailable", "error_description": error.message}
             return _respond(({"Retry-After": str(error.retry_after)}, content, 429))
         try:
+            check_parameters(request)
             made = answer()
         except OAuth2Error as error:
             # What oauthlib finds wrong before a grant is chosen.
@@ -191,8 +209,8 @@ class OAuthService:
                     "access_type": "offline",
                 }
                 if key or NAME_SCOPES & set(scopes):
-                    content |= {"email": key.email if key else owner.subject, "email_verified": "true"}
-                    content["verified_email"] = True
+                    content |= {"email": key.email if key else owner.subject, "verified_email": key is not None}
+                    content["email_verified"] = str(key is not None).lower()
                 return {}, content, 200
         return {}, {"error": "invalid_token", "error_description": "Invalid Value"}, 400
 
@@ -202,6 +220,22 @@ class OAuthService:
         if found is None or (found[2] is not None and not found[2].usable) or not self._people.trusted(found[1]):
             return None
         return found
+
+
+def check_parameters(request: pb.HttpRequest) -> None:
+    """Raises InvalidRequestError for what is too much to be looked into, and for a parameter that comes twice.
+
+    RFC 6749, 3.1 and 3.2; query and form are one.
+    """
+    if len(request.uri) > _MAX_URI or len(request.body) > _MAX_FORM:
+        raise InvalidRequestError(f"The request is longer than {_MAX_FORM} bytes, or its URI than {_MAX_URI}.")
+    text = "&".join(filter(None, (urlsplit(request.uri).query, request.body)))
+    if text.count("&") >= _MAX_PARAMETERS:
+        raise InvalidRequestError(f"The request has more than {_MAX_PARAMETERS} parameters.")
+    names = [name for name, _ in parse_qsl(text, keep_blank_values=True) if name not in _REPEATABLE]
+    if len(names) != len(set(names)):
+        # Which one may be a secret that was put into the wrong place.
+        raise InvalidRequestError("A parameter is included more than once.")
 
 
 def normal_user_code(typed: str) -> str:

@@ -14,7 +14,7 @@ from oauthlib.oauth2 import AccessDeniedError, OAuth2Error
 from auth_service import clients, service_accounts
 from auth_service.grants import OAuthServer, base_of
 from auth_service.limits import Limits
-from auth_service.oauth import normal_user_code
+from auth_service.oauth import check_parameters, normal_user_code
 from auth_service.people import People
 from auth_service.service_accounts import ServiceAccounts
 from auth_service.store import AuthStore, Credential, digest
@@ -99,11 +99,12 @@ class PagesService:
     def Authorize(self, request: pb.AuthorizeRequest, context: grpc.ServicerContext) -> pb.AuthorizeResponse:
         asked = request.request
         try:
+            check_parameters(asked)
             scopes, found = self._server.validate_authorization_request(
                 asked.uri, asked.method, asked.body, dict(asked.headers)
             )
         except OAuth2Error as error:
-            return pb.AuthorizeResponse(response=_refusal(error, asked.base))
+            return pb.AuthorizeResponse(response=_refusal(error, base_of(asked.uri)))
         credential = self._session(request.session)
         if credential is None:
             return pb.AuthorizeResponse(client_name=clients.name_of(found["client_id"]))
@@ -313,10 +314,10 @@ def _with_percents(uri: str) -> str:
     return path + mark + query.replace("+", "%20")
 
 
-def _refusal(error: OAuth2Error, base: str) -> auth_pb2.HttpResponse:
+def _refusal(error: OAuth2Error, issuer: str) -> auth_pb2.HttpResponse:
     """Fatal errors are told to the person, others to the client by a redirect (RFC 6749, 4.1.2.1)."""
     uri = getattr(error, "redirect_uri", None)
     if uri and clients.may_redirect(uri) and uri not in clients.SHOWN_CODE:
-        location = add_params_to_uri(error.in_uri(uri), {"iss": base})
+        location = add_params_to_uri(error.in_uri(uri), {"iss": issuer})
         return auth_pb2.HttpResponse(status=303, headers={"Location": _with_percents(location)})
     return auth_pb2.HttpResponse(status=400, headers={"Content-Type": "application/json"}, body=error.json)

@@ -17,6 +17,8 @@ _READ_ONLY = {
     _GOOGLE + "iam": (),
 }
 _INACTIVE = pb.Principal(active=False)
+# Longer than any JWT that is accepted.
+_MAX_TOKEN = 16 * 1024
 
 
 class Principals:
@@ -27,6 +29,8 @@ class Principals:
 
     def authenticate(self, token: str, base: str) -> pb.Principal:
         """The owner of an access token or of a self-signed JWT; not active when it is neither."""
+        if len(token) > _MAX_TOKEN:
+            return _INACTIVE
         if token.count(".") == 2:
             return self._self_signed(token, base)
         found = self._store.bearer(token)

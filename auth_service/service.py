@@ -32,6 +32,8 @@ from gstack.kernel.settings import Settings
 log = structlog.get_logger()
 
 _PURGE_SECONDS = 600.0
+# The largest are forms and public keys.
+_MAX_REQUEST = 256 * 1024
 
 Method = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -49,7 +51,7 @@ def main(settings: Settings) -> None:
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
         rpc.channel(settings.translator_target, "translator", known)
     )
-    server = rpc.Server(settings.auth_threads, known, settings.connection_age, settings.grpc_reflection)
+    server = rpc.Server(settings.auth_threads, known, settings.connection_age, settings.grpc_reflection, _MAX_REQUEST)
     add_services(server, store, People(store, shared, identity), shared, settings)
     stop = threading.Event()
 
@@ -91,7 +93,8 @@ def add_services(
             audit("bearer_refused", remote_address=request.remote_address)
         return found
 
-    _add(server, auth_pb2, "Auth", {"Authenticate": authenticate})
+    # Bearers of known tokens do not wait for those who still have to be asked about.
+    _add(server, auth_pb2, "Auth", {"Authenticate": authenticate}, settings.auth_threads)
     _add_all(server, auth_pb2, "OAuth", OAuthService(oauth, validator, store, people, id_tokens, limits))
     _add_all(server, pages_pb2, "Pages", PagesService(oauth, store, people, accounts, shared, limits))
     for service, methods in _iam(accounts, shared).items():
@@ -160,8 +163,8 @@ def _add_all(server: rpc.Server, module: ModuleType, service: str, servicer: Any
     _add(server, module, service, {name: getattr(servicer, name) for name in names})
 
 
-def _add(server: rpc.Server, module: ModuleType, service: str, methods: dict[str, Method]) -> None:
-    """Every method of the proto, with errors as everywhere."""
+def _add(server: rpc.Server, module: ModuleType, service: str, methods: dict[str, Method], threads: int = 0) -> None:
+    """Every method of the proto, with errors as everywhere. threads: for these alone."""
     descriptor = module.DESCRIPTOR.services_by_name[service]
     handlers: dict[str, Any] = {}
     for method in descriptor.methods:
@@ -171,4 +174,4 @@ def _add(server: rpc.Server, module: ModuleType, service: str, methods: dict[str
             request_deserializer=request.FromString,
             response_serializer=lambda reply: reply.SerializeToString(),
         )
-    server.add_generic(descriptor.full_name, handlers, callers=["gateway"])
+    server.add_generic(descriptor.full_name, handlers, callers=["gateway"], threads=threads)

@@ -50,7 +50,12 @@ _LAST_DAY = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _DAY = 24 * 3600.0
 _DAYS = (0, 3650)
 _ALGORITHM = "KEY_ALG_RSA_2048"
-_MIN_BITS = 2048
+_BITS = (2048, 4096)
+# 65537 and the few others in use: a large one makes each check of a signature slow.
+_MAX_EXPONENT = 2**32
+_MAX_PUBLIC = 16 * 1024
+# Each of them is asked about.
+_MAX_PROJECTS = 100
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,8 @@ class ServiceAccounts:
         """A key of the account of this name, which is made if there is none. Raises ApiError naming the field."""
         if not projects:
             raise required("projects")
+        if len(projects) > _MAX_PROJECTS:
+            raise invalid("projects", f"a key is limited to at most {_MAX_PROJECTS} projects.")
         if not _DAYS[0] <= days <= _DAYS[1]:
             raise invalid("days", f"'{days}'. It must be from {_DAYS[0]} to {_DAYS[1]}.")
         found = [self._people.project(caller.sealed, name) for name in projects]
@@ -217,12 +224,14 @@ class ServiceAccounts:
     def _find(self, caller: Caller, project: str, account: str) -> Any:
         """By e-mail address or unique id, in a project or in any (`-`). Raises 404 for what is not the caller's."""
         key = None if project == "-" else self._people.project(caller.sealed, project).key
-        for row in self._store.service_accounts(caller.owner, key):
-            if account in (row["email"], row["unique_id"]):
-                if key is None:
-                    # A key that is limited to some projects sees no others here either.
-                    self._people.project(caller.sealed, row["project_key"])
-                return row
+        rows = self._store.service_accounts(caller.owner, key)
+        named = [row for row in rows if account in (row["email"], row["unique_id"])]
+        # Clients make the address up from the names of account and project, also where that is another tenant's.
+        for row in named or [row for row in rows if account == _address(row["account_id"], _host(row["project"]))]:
+            if key is None:
+                # A key that is limited to some projects sees no others here either.
+                self._people.project(caller.sealed, row["project_key"])
+            return row
         raise ApiError(404, f"Unknown service account: projects/{project}/serviceAccounts/{account}", "notFound")
 
     def _find_key(self, caller: Caller, request: Any) -> tuple[Any, Any]:
@@ -246,6 +255,7 @@ class ServiceAccounts:
         self._limits.key(caller.owner)
         if len(self._store.service_accounts(caller.owner, project.key)) >= _MAX_ACCOUNTS:
             raise ApiError(429, f"A project has at most {_MAX_ACCOUNTS} service accounts.", "quotaExceeded")
+        host = self._store.service_account_host(caller.owner, project.key, _host(project.name))
         row = {
             "id": str(uuid.uuid4()),
             "unique_id": f"1{secrets.randbelow(10**20):020}",
@@ -254,7 +264,7 @@ class ServiceAccounts:
             "project_key": project.key,
             "project": project.name,
             "account_id": account_id,
-            "email": f"{account_id}@{_host(project.name)}.iam.gserviceaccount.com",
+            "email": _address(account_id, host),
             "display_name": asked.displayName,
             "description": asked.description,
             "disabled": False,
@@ -280,7 +290,7 @@ class ServiceAccounts:
         self, caller: Caller, account: Any, projects: dict[str, str], *, read_only: bool, expires: float
     ) -> tuple[dict[str, Any], str]:
         """A key pair in memory: the row has the public half, the text is the private one (PKCS8 in PEM)."""
-        pair = rsa.generate_private_key(public_exponent=65537, key_size=_MIN_BITS)
+        pair = rsa.generate_private_key(public_exponent=65537, key_size=_BITS[0])
         public = _Public(_pem(pair.public_key()), _certificate(pair, account["unique_id"], expires), expires)
         row = self._add_key(caller, account, public, projects, uploaded=False, read_only=read_only)
         return row, pair.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
@@ -328,6 +338,10 @@ class ServiceAccounts:
             "universe_domain": self._universe,
         }
         return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def _address(account_id: str, host: str) -> str:
+    return f"{account_id}@{host}.iam.gserviceaccount.com"
 
 
 def _host(project: str) -> str:
@@ -386,6 +400,8 @@ def _read_public(data: bytes) -> _Public:
     """From PEM of a certificate or of a public key. Raises 400."""
     field = "publicKeyData"
     certificate, expires = "", 0.0
+    if len(data) > _MAX_PUBLIC:
+        raise invalid(field, f"it must not be longer than {_MAX_PUBLIC} bytes.")
     try:
         if b"BEGIN CERTIFICATE" in data:
             parsed = x509.load_pem_x509_certificate(data)
@@ -396,8 +412,10 @@ def _read_public(data: bytes) -> _Public:
             key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
         raise invalid(field, "it must be the PEM of an X.509 certificate or of a public key.") from None
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_BITS:
-        raise invalid(field, f"it must be an RSA key of at least {_MIN_BITS} bits.")
+    if not isinstance(key, rsa.RSAPublicKey) or not _BITS[0] <= key.key_size <= _BITS[1]:
+        raise invalid(field, f"it must be an RSA key of {_BITS[0]} to {_BITS[1]} bits.")
+    if key.public_numbers().e > _MAX_EXPONENT:
+        raise invalid(field, "its public exponent is too large.")
     if expires and expires <= time.time():
         raise invalid(field, "the certificate is expired.")
     return _Public(_pem(key), certificate, expires)

@@ -64,10 +64,12 @@ tokens = sa.Table(
     sa.Column("created", sa.Float, nullable=False, server_default="0"),
     sa.Column("remote_address", sa.String(64), nullable=False, server_default=""),
     sa.Column("service_account_key", sa.String(40)),  # the key whose assertion got it
+    sa.Column("parent", sa.LargeBinary(32)),  # hash of the token that was exchanged for it
     sa.Index("tokens_by_family", "family"),
     sa.Index("tokens_by_expiry", "expires"),
     sa.Index("tokens_by_credential", "credential_id", "kind"),
     sa.Index("tokens_by_service_account_key", "service_account_key"),
+    sa.Index("tokens_by_parent", "parent"),
 )
 
 sessions = sa.Table(
@@ -105,7 +107,7 @@ service_accounts = sa.Table(
     sa.Column("project_key", sa.String(64), nullable=False),
     sa.Column("project", sa.String(255), nullable=False),
     sa.Column("account_id", sa.String(30), nullable=False),
-    # Not unique: another tenant may have a project of the same name. A key is known by its id or by its signature.
+    # One account's, because its host is one owner's and project's.
     sa.Column("email", sa.String(255), nullable=False),
     sa.Column("display_name", sa.String(255), nullable=False),
     sa.Column("description", sa.String(1024), nullable=False),
@@ -113,6 +115,15 @@ service_accounts = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.UniqueConstraint("owner", "project_key", "account_id", name="service_account_names"),
     sa.Index("service_accounts_by_email", "email"),
+)
+
+# Two tenants may have projects of one name. Rows stay when the accounts are gone: an address never goes to another.
+service_account_hosts = sa.Table(
+    "service_account_hosts",
+    metadata,
+    sa.Column("host", sa.String(255), primary_key=True),
+    sa.Column("owner", sa.String(129), nullable=False),
+    sa.Column("project_key", sa.String(64), nullable=False),
 )
 
 service_account_keys = sa.Table(
@@ -150,6 +161,18 @@ limits = sa.Table(
     sa.Index("limits_by_expiry", "expires"),
 )
 
+# Passwords that were tried for a user since the last right one.
+logins = sa.Table(
+    "logins",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("running", sa.Integer, nullable=False),  # whose answer is not known yet
+    sa.Column("tried", sa.Float, nullable=False),  # the last of them
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Index("logins_by_expiry", "expires"),
+)
+
 signing_keys = sa.Table(
     "signing_keys",
     metadata,
@@ -162,7 +185,7 @@ signing_keys = sa.Table(
 
 # What may be asked of the database as text: PostgreSQL knows no NUL, and nobody knows half a surrogate.
 _PLAIN = re.compile(r"[!-~]{1,255}")
-_EXPIRING = (tokens, sessions, devices, assertions, limits)
+_EXPIRING = (tokens, sessions, devices, assertions, limits, logins)
 _LAST_USED_STEP = 60.0
 
 
@@ -334,7 +357,14 @@ class AuthStore:
     def bearer(self, token: str) -> tuple[sa.RowMapping, Credential, ServiceKey | None] | None:
         """An access token with its owner and, if one got it, its service account key: one query."""
         query = (
-            sa.select(tokens.c.scopes, tokens.c.expires, tokens.c.client_id, tokens.c.created, tokens.c.hash)
+            sa.select(
+                tokens.c.scopes,
+                tokens.c.expires,
+                tokens.c.client_id,
+                tokens.c.created,
+                tokens.c.hash,
+                tokens.c.family,
+            )
             .add_columns(*_OWNER_COLUMNS)
             .add_columns(*_KEY_COLUMNS)
             .join(credentials, credentials.c.id == tokens.c.credential_id)
@@ -376,12 +406,23 @@ class AuthStore:
             )
 
     def revoke(self, token: str) -> str | None:
-        """Forget the token and all that came from the same login. Returns the id of that family."""
+        """Forget the token and all that came from the same login. Returns the id of that family.
+
+        Of an exchanged token only itself and what it was exchanged for: who was given less cannot end the login.
+        """
+        query = sa.select(tokens.c.family, tokens.c.parent).where(tokens.c.hash == digest(token))
         with self.engine.begin() as connection:
-            family = connection.execute(sa.select(tokens.c.family).where(tokens.c.hash == digest(token))).scalar()
-            if family:
-                connection.execute(tokens.delete().where(tokens.c.family == family))
-        return family
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            if row.parent is None:
+                ended: Any = tokens.c.family == row.family
+            else:
+                tree = sa.select(tokens.c.hash).where(tokens.c.hash == digest(token)).cte("tree", recursive=True)
+                tree = tree.union(sa.select(tokens.c.hash).join(tree, tokens.c.parent == tree.c.hash))
+                ended = tokens.c.hash.in_(sa.select(tree.c.hash))
+            connection.execute(tokens.delete().where(ended))
+        return str(row.family)
 
     def revoke_family(self, family: str) -> None:
         with self.engine.begin() as connection:
@@ -501,6 +542,23 @@ class AuthStore:
             query = query.where(service_accounts.c.project_key == project_key)
         with self.engine.connect() as connection:
             return list(connection.execute(query.order_by(service_accounts.c.email)).mappings())
+
+    def service_account_host(self, owner: str, project_key: str, name: str) -> str:
+        """What stands before `.iam.gserviceaccount.com` in addresses of this owner's accounts in this project.
+
+        It is the project's name (at most 100 characters), with a suffix if that is another's.
+        """
+        suffix = digest(f"{owner} {project_key}").hex()
+        row = {"owner": owner, "project_key": project_key}
+        for host in (name, f"{name}-{suffix[:8]}", f"{name}-{suffix}"):
+            insert = self._insert(service_account_hosts).values(host=host, **row).on_conflict_do_nothing()
+            query = service_account_hosts.select().where(service_account_hosts.c.host == host)
+            with self.engine.begin() as connection:
+                connection.execute(insert)
+                found = connection.execute(query).mappings().one()
+            if (found["owner"], found["project_key"]) == (owner, project_key):
+                break
+        return host
 
     def change_service_account(self, identity: str, **values: Any) -> None:
         with self.engine.begin() as connection:
@@ -696,6 +754,7 @@ _TOKEN: dict[str, Any] = {
     "nonce": "",
     "remote_address": "",
     "service_account_key": None,
+    "parent": None,
 }
 
 _OWNER_COLUMNS = tuple(column.label(f"credential_{column.name}") for column in credentials.c)

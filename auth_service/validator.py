@@ -44,6 +44,8 @@ class Found:
     # The code or refresh token that was presented, once it is good.
     row: RowMapping | None = None
     service_key: ServiceKey | None = None
+    # Hash of the token that is exchanged.
+    parent: bytes | None = None
     assertion: Assertion | None = None
     # Stored id of the client whose token is exchanged.
     client_id: str | None = None
@@ -274,6 +276,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
         if (key is not None and not key.usable) or not self._people.trusted(owner):
             raise InvalidGrantError(KEYS_REFUSED, request=request)
         request.user, found(request).service_key = owner, key
+        found(request).family, found(request).parent = row["family"], row["hash"]
         request.client = Client(row["client_id"], clients.name_of(row["client_id"]))
         request.client_id = found(request).client_id = row["client_id"]
         return row["scopes"].split(), row["expires"]
@@ -289,6 +292,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
             "scopes": " ".join(request.scopes or DEFAULT_SCOPES),
             "remote_address": _address(request),
             "service_account_key": key.id if key else None,
+            "parent": found(request).parent,
         }
         now = time.time()
         rows = [{"token": token["access_token"], "kind": "access", "expires": now + token["expires_in"], **common}]

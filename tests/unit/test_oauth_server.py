@@ -946,7 +946,7 @@ def test_a_sealed_credential_ends_minutes_after_a_gateway_forgets_it(auth: Auth,
     content = auth.sealer.open_message(principal.credential, CREDENTIAL)
     assert content["api_key"] == "demo-api-key"
     authenticate = SimpleNamespace(unary_unary=lambda *_, **__: lambda *_, **__: principal)
-    kept = Tokens(authenticate, seconds=100_000).principal(f"Bearer {token}", BASE, ADDRESS)  # type: ignore[arg-type]
+    kept = Tokens(authenticate, 100_000, str).principal(f"Bearer {token}", BASE, ADDRESS)  # type: ignore[arg-type]
     assert kept.known_until <= time.time() + 60
     assert kept.known_until + 300 < content["expires"] <= time.time() + 900
     clock.move_to(content["expires"])

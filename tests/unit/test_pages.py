@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 import gateway
 from gateway.api import Request
+from gateway.oauth import Issuer
 from gateway.pages import add_pages, form_source, own_page, permissions, shown_code, when
 from gstack.auth.v1 import pages_pb2, pages_pb2_grpc
 from gstack.kernel.errors import ApiError
 from gstack.kernel.rpc import guarded
+from gstack.kernel.settings import Settings
 
 GOOGLE = "https://www.googleapis.com/auth/"
 
@@ -131,6 +133,7 @@ class Site:
             app,
             grpc.insecure_channel(target),
             base=lambda: self.base,
+            issuer=Issuer(Settings()),
             health=lambda: {"auth": True},
             incoming=lambda: Request(
                 flask.request.method, flask.request.path, flask.request.query_string.decode(), {}, b"", self.base

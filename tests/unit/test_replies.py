@@ -91,7 +91,7 @@ class Auth:
 
 def test_a_token_is_asked_about_once() -> None:
     auth = Auth()
-    tokens = Tokens(auth, 60)
+    tokens = Tokens(auth, 60, str)
     for header in ("Bearer t", "bearer t", "Bearer  t ", "OAuth t"):
         assert tokens.principal(header, BASE, "192.0.2.1").subject == "ian"
     assert auth.asked == ["t"]
@@ -102,7 +102,7 @@ def test_a_token_is_asked_about_once() -> None:
 
 def test_a_remembered_token_works_while_auth_is_away_until_its_time_is_up() -> None:
     auth = Auth()
-    tokens = Tokens(auth, 60)
+    tokens = Tokens(auth, 60, str)
     tokens.principal("Bearer t", BASE, "192.0.2.1")
     auth.answer = Unavailable()
     assert tokens.principal("Bearer t", BASE, "192.0.2.1").subject == "ian"
@@ -114,7 +114,7 @@ def test_a_remembered_token_works_while_auth_is_away_until_its_time_is_up() -> N
 def test_an_expired_token_is_asked_about_again() -> None:
     auth = Auth()
     auth.answer = auth_pb2.Principal(active=True, subject="ian", expires_at=int(time.time()) - 1, cache_seconds=60)
-    tokens = Tokens(auth, 60)
+    tokens = Tokens(auth, 60, str)
     tokens.principal("Bearer t", BASE, "192.0.2.1")
     tokens.principal("Bearer t", BASE, "192.0.2.1")
     assert len(auth.asked) == 2
@@ -124,7 +124,7 @@ def test_a_principal_is_remembered_no_longer_than_auth_says() -> None:
     auth = Auth()
     with time_machine.travel(1_800_000_000, tick=False) as clock:
         auth.answer = auth_pb2.Principal(active=True, expires_at=1_800_000_900, cache_seconds=7)
-        tokens = Tokens(auth, 60)
+        tokens = Tokens(auth, 60, str)
         for seconds, asked in ((0, 1), (6.9, 1), (0.2, 2), (7.1, 3)):
             clock.shift(seconds)
             tokens.principal("Bearer t", BASE, "192.0.2.1")
@@ -133,7 +133,7 @@ def test_a_principal_is_remembered_no_longer_than_auth_says() -> None:
 
 def test_a_token_of_another_endpoint_is_asked_about() -> None:
     auth = Auth()
-    tokens = Tokens(auth, 60)
+    tokens = Tokens(auth, 60, str)
     tokens.principal("Bearer t", BASE, "192.0.2.1")
     tokens.principal("Bearer t", "http://other:5000", "192.0.2.1")
     assert len(auth.asked) == 2
@@ -142,7 +142,7 @@ def test_a_token_of_another_endpoint_is_asked_about() -> None:
 def test_a_refusal_is_not_remembered() -> None:
     auth = Auth()
     good, auth.answer = auth.answer, auth_pb2.Principal(active=False)
-    tokens = Tokens(auth, 60)
+    tokens = Tokens(auth, 60, str)
     with pytest.raises(ApiError) as raised:
         tokens.principal("Bearer t", BASE, "192.0.2.1")
     assert (raised.value.code, raised.value.reason) == (401, "authError")
@@ -163,7 +163,7 @@ def test_a_refusal_is_not_remembered() -> None:
 def test_no_token(header: str, reason: str) -> None:
     auth = Auth()
     with pytest.raises(ApiError) as raised:
-        Tokens(auth, 60).principal(header, BASE, "192.0.2.1")
+        Tokens(auth, 60, str).principal(header, BASE, "192.0.2.1")
     assert (raised.value.code, raised.value.reason, auth.asked) == (401, reason, [])
 
 
