@@ -18,10 +18,11 @@ from urllib.parse import urlencode
 
 import flask
 import grpc
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Response as FlaskResponse
 
 from gateway.api import Request
-from gateway.oauth import message_of
+from gateway.oauth import Issuer, check_form, message_of
 from gateway.snippets import key_snippets, snippets
 from gstack import __version__
 from gstack.auth.v1 import auth_pb2, pages_pb2, pages_pb2_grpc
@@ -32,6 +33,9 @@ _TIMEOUT = 30.0
 _FRONT_PAGE_TIMEOUT = 3.0
 _AUTHORIZE = ("/oauth2/auth", "/o/oauth2/auth", "/o/oauth2/v2/auth")
 _DEVICE = ("/device", "/o/oauth2/device")
+# The longest forms carry an authorization request on, and name projects of a key.
+_MAX_FORM = 64 * 1024
+_MAX_FIELDS = 200
 # Where a login or a logout may lead.
 _OWN_PAGES = frozenset(("/", "/keys", *_AUTHORIZE, *_DEVICE))
 # Blanks and control characters would end the header `Location` or be dropped by browsers.
@@ -113,6 +117,7 @@ def add_pages(
     auth: grpc.Channel,
     *,
     base: Callable[[], str],
+    issuer: Issuer,
     health: Callable[[], dict[str, bool]],
     incoming: Callable[[], Request],
 ) -> None:
@@ -122,7 +127,7 @@ def add_pages(
     """
     app.add_template_filter(when)
     app.add_template_filter(permissions)
-    pages = _Pages(auth, base, health, incoming)
+    pages = _Pages(auth, base, issuer, health, incoming)
 
     def add(verb: str, paths: Sequence[str], view: Callable[[], FlaskResponse]) -> None:
         guarded = pages.guarded(view)
@@ -150,11 +155,13 @@ class _Pages:
         self,
         channel: grpc.Channel,
         base: Callable[[], str],
+        issuer: Issuer,
         health: Callable[[], dict[str, bool]],
         incoming: Callable[[], Request],
     ):
         self._stub: Any = pages_pb2_grpc.PagesStub(channel)  # type: ignore[no-untyped-call]
         self._base = base
+        self._issuer = issuer
         self._health = health
         self._incoming = incoming
 
@@ -162,12 +169,16 @@ class _Pages:
         """The view with the check of its form's origin before it and pages for its errors."""
 
         def call() -> FlaskResponse:
-            if flask.request.method == "POST" and not self._is_own_form():
-                return self._message(
-                    403, "This form is too old", "Nothing was done. Go back, load the page again and repeat it."
-                )
             try:
+                if check_form(flask.request, _MAX_FORM).count(b"&") >= _MAX_FIELDS:
+                    return self._message(400, "This form is too long", f"It has more than {_MAX_FIELDS} fields.")
+                if flask.request.method == "POST" and not self._is_own_form():
+                    return self._message(
+                        403, "This form is too old", "Nothing was done. Go back, load the page again and repeat it."
+                    )
                 return view()
+            except RequestEntityTooLarge:
+                return self._message(413, "This form is too long", f"It has more than {_MAX_FORM} bytes.")
             except ApiError as error:
                 return self._error(error)
 
@@ -185,7 +196,13 @@ class _Pages:
                 # The page is also there to show that something does not work.
                 person = None
         project = flask.request.args.get("project", "")
-        return self._page("index.html", health=state, snippets=snippets(self._base(), project), person=person)
+        return self._page(
+            "index.html",
+            health=state,
+            snippets=snippets(self._base(), project),
+            person=person,
+            without_url=self._issuer.is_missing,
+        )
 
     # Login and logout
 
@@ -238,7 +255,9 @@ class _Pages:
 
     def authorize(self) -> FlaskResponse:
         request = self._incoming()
-        found = self._ask("Authorize", pages_pb2.AuthorizeRequest(request=message_of(request), session=self._session()))
+        found = self._ask(
+            "Authorize", pages_pb2.AuthorizeRequest(request=message_of(request, self._issuer), session=self._session())
+        )
         here = f"{request.path}?{request.query}"
         if found.HasField("response"):
             if "Location" in found.response.headers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -68,13 +69,15 @@ class Principal:
 
 
 class Tokens:
-    def __init__(self, channel: grpc.Channel, seconds: float):
+    def __init__(self, channel: grpc.Channel, seconds: float, issuer: Callable[[str], str]):
+        """seconds: for how long at most. issuer: what the endpoint is called for the base of a request."""
         self._authenticate = channel.unary_unary(
             _AUTHENTICATE,
             request_serializer=auth_pb2.AuthenticateRequest.SerializeToString,
             response_deserializer=auth_pb2.Principal.FromString,
         )
         self._seconds = seconds
+        self._issuer = issuer
         self._cache: TLRUCache[bytes, Principal] = TLRUCache(
             _SIZE, ttu=lambda _key, principal, _now: principal.known_until, timer=time.time
         )
@@ -86,14 +89,15 @@ class Tokens:
         token = token.strip()
         if not token or scheme.lower() not in ("bearer", "oauth"):
             raise ApiError(401, INVALID if authorization else MISSING, "authError" if authorization else "required")
-        key = hashlib.sha256(f"{base} {token}".encode()).digest()
+        issuer = self._issuer(base)
+        key = hashlib.sha256(f"{issuer} {token}".encode()).digest()
         with self._lock:
             known = self._cache.get(key)
         CACHE.labels("tokens", "miss" if known is None else "hit").inc()
         if known is not None:
             return known
         try:
-            request = auth_pb2.AuthenticateRequest(token=token, base=base, remote_address=address)
+            request = auth_pb2.AuthenticateRequest(token=token, base=issuer, remote_address=address)
             found = self._authenticate(request, timeout=_TIMEOUT)
         except grpc.RpcError as failure:
             raise from_rpc(failure) from None

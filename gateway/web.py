@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import flask
 import grpc
 from flask import Flask
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as FlaskResponse
 
@@ -19,7 +19,7 @@ from gateway.api import JSON, Api, Request, Response, error_response
 from gateway.batch import Batch
 from gateway.discovery import Discovery
 from gateway.limits import Room
-from gateway.oauth import ENDPOINTS, OAuth
+from gateway.oauth import ENDPOINTS, MAX_FORM, Issuer, OAuth, check_form, too_large
 from gateway.pages import add_pages
 from gateway.routes import COMPUTE, IAM, Router
 from gateway.tokens import Tokens
@@ -32,6 +32,8 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 # What the API measures and traces itself, each of its methods by name.
 _API = ("/compute/", "/v1/<")
+# Service accounts and public keys are small, and auth takes no large requests.
+_MAX_IAM_BODY = 64 * 1024
 # What the readiness of a gateway is made of.
 CHECKS = ("gateway", "translator", "auth")
 # Probes are answered whatever else there is to do.
@@ -55,12 +57,13 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     translator = rpc.channel(settings.translator_target, "translator", known)
     auth = rpc.channel(settings.auth_target, "auth", known)
     room = Room(settings.gateway_threads)
-    tokens = Tokens(auth, settings.token_cache_seconds)
+    issuer = Issuer(settings)
+    tokens = Tokens(auth, settings.token_cache_seconds, issuer.of)
     api = Api(settings, Router(COMPUTE), translator, tokens)
-    iam = Api(settings, Router(IAM), auth, tokens)
+    iam = Api(settings.model_copy(update={"max_body": _MAX_IAM_BODY}), Router(IAM), auth, tokens)
     batch = Batch(api)
     discovery = Discovery(api.router)
-    oauth = OAuth(auth)
+    oauth = OAuth(auth, issuer)
 
     def base() -> str:
         return settings.public_url.rstrip("/") or flask.request.host_url.rstrip("/")
@@ -150,7 +153,11 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
         call = oauth.call(rpc_name)
 
         def endpoint() -> FlaskResponse:
-            answer = call(incoming())
+            try:
+                check_form(flask.request, MAX_FORM)
+                answer = call(incoming())
+            except RequestEntityTooLarge:
+                answer = too_large()
             return flask.Response(answer.body, answer.status, answer.headers)
 
         for path in paths:
@@ -171,7 +178,7 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     def health() -> dict[str, bool]:
         return {name: check() for name, check in checks.items()}
 
-    add_pages(app, auth, base=base, health=health, incoming=incoming)
+    add_pages(app, auth, base=base, issuer=issuer, health=health, incoming=incoming)
 
     @app.get("/healthz")
     def alive() -> FlaskResponse:

@@ -197,6 +197,12 @@ def test_pages(stack: Stack, accounts: Any) -> None:
         accounts.delete(name=name).execute()
 
 
+def test_c1_a_body_is_a_few_kilobytes(stack: Stack) -> None:
+    url = f"{stack.url}/v1/projects/{PROJECT}/serviceAccounts"
+    reply = stack.call("POST", url, {"accountId": "robot-1", "serviceAccount": {"description": "x" * 100_000}})
+    assert reply.status_code == 413 and reply.json()["error"]["code"] == 413
+
+
 # Whose they are
 
 

@@ -19,7 +19,7 @@ import requests
 
 from gateway.oauth import ENDPOINTS
 from tests.auth import assertion
-from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, run_stack
+from tests.clients.conftest import API_KEY, PROJECT, SECRET_KEY, Stack, free_ports, run_stack
 from tests.clients.people import Person
 
 SDK = "32555940559.apps.googleusercontent.com"
@@ -248,6 +248,78 @@ def test_a17_limits_answer_429(strict_stack: Stack) -> None:
     answers = [person.sign_in(page) for _ in range(20)]
     assert answers[0].status_code == 401 and answers[-1].status_code == 429
     assert int(answers[-1].headers["Retry-After"]) > 0
+
+
+# What the endpoint is called, and how much it reads
+
+
+@pytest.fixture
+def open_gateway(stack: Stack) -> Iterator[str]:
+    """Another gateway of the same stack, which listens on all addresses and was not told its name."""
+    port = free_ports(1)[0]
+    stack.start("gateway-open", GSTACK_GATEWAY_LISTEN=f"0.0.0.0:{port}")
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while True:
+            try:
+                if requests.get(f"{url}/readyz", timeout=5).status_code == 200:
+                    break
+            except requests.RequestException:
+                assert time.monotonic() < until, stack.log("gateway-open")
+            time.sleep(0.1)
+        yield url
+    finally:
+        stack.kill("gateway-open")
+        del stack.processes["gateway-open"]
+
+
+def test_a6_a_jwt_for_another_server_is_not_taken_under_that_servers_name(stack: Stack, open_gateway: str) -> None:
+    key = Person(stack).key("audience-1")
+    evil = {"Host": "evil.example"}
+
+    def grant(audience: str, jti: str, headers: dict[str, str]) -> int:
+        form = {"grant_type": JWT_BEARER, "assertion": assertion(key, aud=audience, jti=jti)}
+        return requests.post(f"{open_gateway}/oauth2/token", form, headers=headers, timeout=30).status_code
+
+    def zones(audience: str, headers: dict[str, str]) -> int:
+        bearer = assertion(key, aud=audience, sub=key["client_email"])
+        headers = {**headers, "Authorization": f"Bearer {bearer}"}
+        url = f"{open_gateway}/compute/v1/projects/{PROJECT}/zones"
+        return requests.get(url, headers=headers, timeout=30).status_code
+
+    assert grant(f"{open_gateway}/oauth2/token", "1", {}) == 200
+    assert grant("http://evil.example/oauth2/token", "2", evil) == 400
+    assert grant("https://oauth2.googleapis.com/token", "3", evil) == 200
+    assert (zones(open_gateway, {}), zones("http://evil.example", evil)) == (200, 401)
+    metadata = requests.get(f"{open_gateway}/.well-known/openid-configuration", headers=evil, timeout=30).json()
+    assert metadata["issuer"] == open_gateway
+    assert "GSTACK_PUBLIC_URL" in requests.get(open_gateway, timeout=30).text
+    assert "GSTACK_PUBLIC_URL" not in requests.get(stack.url, timeout=30).text
+    assert "public_url_missing" in (stack.folder / "gateway-open.log").read_text()
+    assert "public_url_missing" not in (stack.folder / "gateway.log").read_text()
+
+
+@pytest.mark.parametrize("path", ["/oauth2/token", "/oauth2/revoke", "/login", "/device", "/oauth2/auth"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_c1_a_form_is_a_few_kilobytes(stack: Stack, path: str, chunked: bool) -> None:
+    body = b"a&" * 1_000_000
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    method = "GET" if path == "/oauth2/auth" else "POST"
+    data = iter([body]) if chunked else body
+    try:
+        reply = requests.request(method, stack.url + path, data=data, headers=headers, timeout=30)
+    except requests.ConnectionError:
+        # It was answered, and closed, before all of it was sent.
+        return
+    assert reply.status_code == 413, reply.text
+    if path.startswith("/oauth2/t"):
+        assert reply.json()["error"] == "invalid_request"
+
+
+def test_c1_a_form_has_few_fields(stack: Stack) -> None:
+    reply = requests.post(f"{stack.url}/login", "a&" * 1000, timeout=30)
+    assert reply.status_code == 400
+    assert requests.post(f"{stack.url}/oauth2/token", "a&" * 1000, timeout=30).json()["error"] == "invalid_request"
 
 
 # Secrets
