@@ -67,6 +67,7 @@ class User(Row):
     secret_key: str
     enabled: bool = True
     two_factor: bool = False  # a session needs a code, which nobody can give here
+    login_attempts: int = 0  # wrong passwords since the last right one
 
 
 @dataclass(kw_only=True, eq=False)

@@ -26,6 +26,8 @@ from simulator.world import (
 )
 
 SESSION_SECONDS = 1800.0
+# `incorrect.login.attempts.allowed` as it comes: with the fifth wrong password in a row a user is disabled.
+LOGIN_ATTEMPTS = 5
 UNLIMITED = -1
 _GIB = 1024**3
 
@@ -281,7 +283,11 @@ def login(world: World, parameters: dict[str, str]) -> dict[str, Any]:
     for user in world.all(User):
         same = user.name.lower() == folded["username"].lower() and user.account.domain is domain and user.enabled
         if same and user.password and hmac.compare_digest(user.password.encode(), folded["password"].encode()):
+            user.login_attempts = 0
             return {"loginresponse": _new_session(world, user)}
+        if same:
+            user.login_attempts += 1
+            user.enabled = user.login_attempts < LOGIN_ATTEMPTS
     number = domain.number if domain else "null"
     text = f"Failed to authenticate user {folded['username']} in domain {number}; please provide valid credentials"
     raise ApiError(531, text, None)
