@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 
 from gstack.auth.v1 import identity_pb2 as pb
-from gstack.kernel.errors import ApiError
+from gstack.kernel.errors import NOT_TRIED, ApiError
 from gstack.kernel.rpc import Server, deadline, guarded
 from gstack.kernel.sealing import IDENTITY, SealError
 from translator_service.cloudstack.client import Client, Keys
-from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
+from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable, to_api_error
 from translator_service.naming import Index, Row, number
 from translator_service.scope import Caller, Environment, caller_of, is_account, projects_kind, resolve_project
 
@@ -37,7 +37,7 @@ def verify(environment: Environment, request: pb.VerifyRequest) -> pb.Account:
 
 def login(environment: Environment, request: pb.PasswordLogin) -> pb.LoggedIn:
     typed = _open(environment, request.login)
-    with _refusals():
+    with _refusals(), _not_seen():
         person = environment.endpoint.login(
             typed["username"],
             typed["password"],
@@ -113,6 +113,18 @@ def _refusals() -> Iterator[None]:
         if error.code in _REFUSED:
             raise ApiError(401, "Invalid Credentials") from None
         raise
+
+
+@contextmanager
+def _not_seen() -> Iterator[None]:
+    """Tells auth when CloudStack has not seen a password: each that it may have seen counts."""
+    try:
+        yield
+    except MaybeDone:
+        raise
+    except Unreachable as error:
+        failure = to_api_error(error)
+        raise ApiError(failure.code, failure.message, NOT_TRIED, retry_after=failure.retry_after) from None
 
 
 def _open(environment: Environment, sealed: bytes) -> dict[str, str]:

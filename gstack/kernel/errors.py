@@ -14,6 +14,9 @@ from gstack.api import error_pb2
 
 METADATA_KEY = "gstack-error-bin"
 
+# Reason of a failure before which nothing was done: nobody behind the service that says so has seen the request.
+NOT_TRIED = "notTried"
+
 _REASONS = {
     400: "invalid",
     401: "authError",

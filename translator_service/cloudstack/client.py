@@ -211,7 +211,7 @@ class Endpoint:
         answer. The session that this takes is ended in every case.
 
         register_keys: make keys for a user without. Raises CloudStackError: 531 for a wrong name or password, 511 for a
-        user whose second factor is not verified.
+        user whose second factor is not verified. Raises MaybeDone when CloudStack may have seen the password.
         """
         self._circuit.check()
         session = _Session(self._adapter, self._verify, self.url, lambda: self._timeout(deadline))
@@ -224,9 +224,12 @@ class Endpoint:
             if register_keys and not found.get("apikey") and not found.get("secretkey"):
                 session.register_keys(deadline)
                 found = session.keys()
-        except requests.RequestException:
+        except requests.RequestException as error:
             # Neither the request, which holds the password, nor what hangs on the exception goes further.
-            raise Unreachable("login failed") from None
+            unseen = isinstance(error, requests.ConnectTimeout) or "NewConnectionError" in str(error)
+            raise (MaybeDone if session.answered or not unseen else Unreachable)("login failed") from None
+        except Unreachable as error:
+            raise (MaybeDone if session.answered else Unreachable)(str(error)) from None
         finally:
             session.close()
         return {**person, **found}
@@ -267,6 +270,7 @@ class _Session:
         self._timeout = timeout
         self._key = ""
         self._user = ""
+        self.answered = False
 
     def open(self, username: str, password: str, domain: str) -> dict[str, Any]:
         """The answer of `login`. domain: path, "" for the root domain."""
@@ -320,9 +324,11 @@ class _Session:
         form = {**parameters, "command": command, "response": "json"}
         if self._key:
             form["sessionkey"] = self._key
-        return self._http.post(
+        reply = self._http.post(
             self._url, form, timeout=timeout, verify=self._verify, allow_redirects=False, stream=True
         )
+        self.answered = True
+        return reply
 
 
 def _content(reply: requests.Response, deadline: float) -> bytes:
