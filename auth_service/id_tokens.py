@@ -42,7 +42,7 @@ class IdTokens:
         self._public: dict[str, Any] = {}
 
     def issue(self, issuer: str, audience: str, subject: str, email: str, *, verified: bool, **claims: Any) -> str:
-        """verified: whether the address is known to be the subject's. claims: such as nonce; empty ones are left out."""
+        """verified: whether the address is known to be the subject's. claims: more; empty ones are left out."""
         identity, private, _ = self._keys()
         now = int(time.time())
         content = {

@@ -126,26 +126,25 @@ class OAuthService:
         try:
             self._limits.request(request.remote_address)
         except ApiError as error:
-            metrics.ACCESS.labels(endpoint, "limited").inc()
-            audit("limit_reached", path=urlsplit(request.uri).path, remote_address=request.remote_address)
-            content = {"error": "temporarily_unavailable", "error_description": error.message}
-            return _respond(({"Retry-After": str(error.retry_after)}, content, 429))
+            return self._refused(endpoint, request, error)
         try:
-            check_parameters(request)
+            # Google's older library revokes with the token in both.
+            check_parameters(request, either=endpoint == "Revoke")
             made = answer()
         except OAuth2Error as error:
             # What oauthlib finds wrong before a grant is chosen.
             made = error.headers, error.json, error.status_code
         except ApiError as error:
-            metrics.ACCESS.labels(endpoint, "unavailable").inc()
-            # CloudStack or a translator is away: clients try again on these.
-            content = {"error": "temporarily_unavailable", "error_description": error.message}
-            return _respond(({"Retry-After": str(error.retry_after or 5)}, content, 503))
+            return self._refused(endpoint, request, error)
         headers, content, status = made
         reason = _error_of(content) if status >= 400 else ""
-        metrics.ACCESS.labels(endpoint, reason or "ok").inc()
         # Devices are told to wait by an error; that is not one.
         if status >= 400 and reason not in ("authorization_pending", "slow_down"):
+            try:
+                # What is good is not kept out by what others do from the same address; what is not is only told so.
+                self._limits.stranger(request.remote_address)
+            except ApiError as error:
+                return self._refused(endpoint, request, error)
             self._limits.failure(request.remote_address)
             audit(
                 "access_refused",
@@ -153,11 +152,22 @@ class OAuthService:
                 reason=reason,
                 remote_address=request.remote_address,
             )
+        metrics.ACCESS.labels(endpoint, reason or "ok").inc()
         if status == 401:
             headers = {"WWW-Authenticate": 'Basic realm="oauth2"', **headers}
         return _respond((headers, content, status))
 
+    def _refused(self, endpoint: str, request: pb.HttpRequest, error: ApiError) -> pb.HttpResponse:
+        """A limit, or CloudStack or a translator that is away: clients try again on these."""
+        limited = error.code == 429
+        metrics.ACCESS.labels(endpoint, "limited" if limited else "unavailable").inc()
+        if limited:
+            audit("limit_reached", path=urlsplit(request.uri).path, remote_address=request.remote_address)
+        content = {"error": "temporarily_unavailable", "error_description": error.message}
+        return _respond(({"Retry-After": str(error.retry_after or 5)}, content, 429 if limited else 503))
+
     def _authorize_device(self, request: pb.HttpRequest) -> Answer:
+        self._limits.device(request.remote_address)
         endpoint = DeviceAuthorizationEndpoint(
             self._validator,
             f"{request.base}/device",
@@ -222,17 +232,19 @@ class OAuthService:
         return found
 
 
-def check_parameters(request: pb.HttpRequest) -> None:
+def check_parameters(request: pb.HttpRequest, *, either: bool = False) -> None:
     """Raises InvalidRequestError for what is too much to be looked into, and for a parameter that comes twice.
 
-    RFC 6749, 3.1 and 3.2; query and form are one.
+    RFC 6749, 3.1 and 3.2; query and form are one. either: what the query says may be said in the form too.
     """
     if len(request.uri) > _MAX_URI or len(request.body) > _MAX_FORM:
         raise InvalidRequestError(f"The request is longer than {_MAX_FORM} bytes, or its URI than {_MAX_URI}.")
-    text = "&".join(filter(None, (urlsplit(request.uri).query, request.body)))
-    if text.count("&") >= _MAX_PARAMETERS:
+    parts = (urlsplit(request.uri).query, request.body)
+    if sum(text.count("&") + bool(text) for text in parts) > _MAX_PARAMETERS:
         raise InvalidRequestError(f"The request has more than {_MAX_PARAMETERS} parameters.")
-    names = [name for name, _ in parse_qsl(text, keep_blank_values=True) if name not in _REPEATABLE]
+    query, form = (parse_qsl(text, keep_blank_values=True) for text in parts)
+    said = [*form, *(pair for pair in query if not (either and pair in form))]
+    names = [name for name, _ in said if name not in _REPEATABLE]
     if len(names) != len(set(names)):
         # Which one may be a secret that was put into the wrong place.
         raise InvalidRequestError("A parameter is included more than once.")

@@ -11,7 +11,7 @@ import orjson
 from oauthlib.common import add_params_to_uri
 from oauthlib.oauth2 import AccessDeniedError, OAuth2Error
 
-from auth_service import clients, service_accounts
+from auth_service import clients, logins, service_accounts
 from auth_service.grants import OAuthServer, base_of
 from auth_service.limits import Limits
 from auth_service.oauth import check_parameters, normal_user_code
@@ -28,6 +28,8 @@ from gstack.kernel.logs import audit
 SESSION_SECONDS = 8 * 3600
 _TICKET_SECONDS = 600.0
 _TICKET = "ticket"
+# More is no name, password or key of CloudStack's.
+_MAX_TYPED = 255
 _WRONG = "The name or the password, or one of the keys, is wrong."
 _TOO_OLD = "This page is too old. Go back to your program and begin again."
 _UNKNOWN_CODE = "There is no such code, or it is over. Look at your device again."
@@ -44,7 +46,9 @@ class PagesService:
         accounts: ServiceAccounts,
         sealer: sealing.Keyring,
         limits: Limits,
+        attempts: logins.Logins,
     ):
+        self._logins = attempts
         self._server = server
         self._store = store
         self._people = people
@@ -56,10 +60,12 @@ class PagesService:
 
     def SignIn(self, request: pb.SignInRequest, context: grpc.ServicerContext) -> pb.SignInResponse:
         self._limits.request(request.remote_address)
-        name = f"{request.domain}/{request.username}".lower() if request.username else request.api_key
-        self._limits.name(name)
+        typed = (request.username, request.password, request.domain, request.api_key, request.secret_key)
+        name = logins.name_of(request.username, request.domain) if request.username else ""
         try:
-            credential = self._sign_in(request)
+            if any(len(text) > _MAX_TYPED for text in typed):
+                raise ApiError(401, _WRONG)
+            credential = self._by_password(request, name) if name else self._by_keys(request)
         except ApiError as error:
             if error.code != 401:
                 raise
@@ -69,12 +75,15 @@ class PagesService:
             if error.reason == "secondFactor":
                 return pb.SignInResponse(failure=error.message)
             self._limits.failure(request.remote_address)
-            self._limits.name_failure(name)
-            return pb.SignInResponse(failure=_WRONG)
+            return pb.SignInResponse(failure=error.message if error.reason == logins.ATTEMPTS else _WRONG)
         session = secrets.token_urlsafe(32)
         self._store.add_session(session, credential, SESSION_SECONDS)
         audit("sign_in", subject=credential.subject, remote_address=request.remote_address)
-        return pb.SignInResponse(session=session, seconds=SESSION_SECONDS)
+        response = pb.SignInResponse(session=session, seconds=SESSION_SECONDS)
+        # Keys prove as much as a password.
+        response.device = self._logins.remember(request.device, credential)
+        response.device_seconds = logins.DEVICE_SECONDS
+        return response
 
     def SignOut(self, request: pb.SignOutRequest, context: grpc.ServicerContext) -> pb.SignedOut:
         credential = self._store.session(request.session)
@@ -121,7 +130,7 @@ class PagesService:
         self._limits.name(credential.owner)
         row = self._store.device_by_user_code(normal_user_code(request.user_code))
         if row is None:
-            # Guessing is stopped for the address and for the user, whose sessions may come from many.
+            # Guessing is stopped for the user, whose sessions may come from many addresses.
             self._limits.failure(request.remote_address)
             self._limits.name_failure(credential.owner)
             audit("user_code_refused", subject=credential.subject, remote_address=request.remote_address)
@@ -190,7 +199,7 @@ class PagesService:
         credential = self._person(request.session)
         response = pb.OverviewResponse(
             person=_person_of(credential),
-            projects=self._people.projects(self._people.sealed(credential, credential.subject, {})),
+            projects=self._people.projects(credential.owner, self._people.sealed(credential, credential.subject, {})),
         )
         for account in self._store.service_accounts(credential.owner):
             for row in self._store.keys(account["id"]):
@@ -258,11 +267,25 @@ class PagesService:
 
     # Helpers
 
-    def _sign_in(self, request: pb.SignInRequest) -> Credential:
+    def _by_password(self, request: pb.SignInRequest, name: str) -> Credential:
+        """Raises ApiError 401 when CloudStack refuses, or is not asked any more."""
+        known = self._logins.is_known(request.device, name)
+        if not known:
+            self._limits.stranger(request.remote_address)
+        domain = "/".join(logins.path_of(request.domain))
+        return self._logins.attempt(
+            name,
+            known,
+            lambda: self._people.sign_in(
+                request.username, request.password, domain, request.register_keys, request.remote_address
+            ),
+        )
+
+    def _by_keys(self, request: pb.SignInRequest) -> Credential:
         """Raises ApiError 401 when CloudStack refuses."""
-        if request.username:
-            return self._people.sign_in(request.username, request.password, request.domain, request.register_keys)
-        found = self._people.verify(request.api_key, request.secret_key) if request.api_key else None
+        found = None
+        if request.api_key:
+            found = self._people.verify(request.api_key, request.secret_key, request.remote_address)
         if found is None:
             raise ApiError(401, _WRONG)
         return found

@@ -16,6 +16,7 @@ from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
 from auth_service.id_tokens import IdTokens
 from auth_service.limits import Limits
+from auth_service.logins import Logins
 from auth_service.oauth import OAuthService
 from auth_service.pages import PagesService
 from auth_service.people import People
@@ -52,7 +53,8 @@ def main(settings: Settings) -> None:
         rpc.channel(settings.translator_target, "translator", known)
     )
     server = rpc.Server(settings.auth_threads, known, settings.connection_age, settings.grpc_reflection, _MAX_REQUEST)
-    add_services(server, store, People(store, shared, identity), shared, settings)
+    limits = Limits(store, settings)
+    add_services(server, store, People(store, shared, identity, limits, settings), shared, limits, settings)
     stop = threading.Event()
 
     def purge() -> None:
@@ -76,13 +78,17 @@ def main(settings: Settings) -> None:
 
 
 def add_services(
-    server: rpc.Server, store: AuthStore, people: People, shared: sealing.Keyring, settings: Settings
+    server: rpc.Server,
+    store: AuthStore,
+    people: People,
+    shared: sealing.Keyring,
+    limits: Limits,
+    settings: Settings,
 ) -> None:
-    limits = Limits(store, settings)
     assertions = Assertions(store, settings.universe_domain)
     id_tokens = IdTokens(store)
-    validator = Validator(store, people, assertions, settings)
-    revocation = RevocationValidator(store, people, assertions, settings)
+    validator = Validator(store, people, assertions, limits, settings)
+    revocation = RevocationValidator(store, people, assertions, limits, settings)
     oauth = OAuthServer(validator, revocation, id_tokens, settings.access_token_seconds)
     accounts = ServiceAccounts(store, people, limits, settings)
     principals = Principals(store, people, assertions)
@@ -93,10 +99,12 @@ def add_services(
             audit("bearer_refused", remote_address=request.remote_address)
         return found
 
-    # Bearers of known tokens do not wait for those who still have to be asked about.
+    # Bearers of known tokens do not wait for programs that want one, nor these for people at their pages.
     _add(server, auth_pb2, "Auth", {"Authenticate": authenticate}, settings.auth_threads)
-    _add_all(server, auth_pb2, "OAuth", OAuthService(oauth, validator, store, people, id_tokens, limits))
-    _add_all(server, pages_pb2, "Pages", PagesService(oauth, store, people, accounts, shared, limits))
+    programs = OAuthService(oauth, validator, store, people, id_tokens, limits)
+    _add_all(server, auth_pb2, "OAuth", programs, settings.auth_threads)
+    pages = PagesService(oauth, store, people, accounts, shared, limits, Logins(store, shared, settings))
+    _add_all(server, pages_pb2, "Pages", pages)
     for service, methods in _iam(accounts, shared).items():
         _add(server, iam_pb2, service, methods)
 
@@ -158,9 +166,9 @@ def _with_database(method: Method) -> Method:
     return call
 
 
-def _add_all(server: rpc.Server, module: ModuleType, service: str, servicer: Any) -> None:
+def _add_all(server: rpc.Server, module: ModuleType, service: str, servicer: Any, threads: int = 0) -> None:
     names = [method.name for method in module.DESCRIPTOR.services_by_name[service].methods]
-    _add(server, module, service, {name: getattr(servicer, name) for name in names})
+    _add(server, module, service, {name: getattr(servicer, name) for name in names}, threads)
 
 
 def _add(server: rpc.Server, module: ModuleType, service: str, methods: dict[str, Method], threads: int = 0) -> None:

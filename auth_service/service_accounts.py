@@ -98,13 +98,13 @@ class ServiceAccounts:
     # Accounts
 
     def create(self, caller: Caller, request: pb.CreateServiceAccountRequest) -> pb.ServiceAccount:
-        project = self._people.project(caller.sealed, request.project)
+        project = self._people.project(caller.owner, caller.sealed, request.project)
         body = request.createServiceAccountRequest
         row = self._add(caller, project, body.accountId, body.serviceAccount)
         return _account(row)
 
     def list(self, caller: Caller, request: pb.ListServiceAccountsRequest) -> pb.ListServiceAccountsResponse:
-        project = self._people.project(caller.sealed, request.project)
+        project = self._people.project(caller.owner, caller.sealed, request.project)
         if not 0 <= request.pageSize <= _PAGE:
             raise invalid("pageSize", f"'{request.pageSize}'. It must be at most {_PAGE}.")
         size = request.pageSize or _PAGE
@@ -209,7 +209,7 @@ class ServiceAccounts:
             raise invalid("projects", f"a key is limited to at most {_MAX_PROJECTS} projects.")
         if not _DAYS[0] <= days <= _DAYS[1]:
             raise invalid("days", f"'{days}'. It must be from {_DAYS[0]} to {_DAYS[1]}.")
-        found = [self._people.project(caller.sealed, name) for name in projects]
+        found = [self._people.project(caller.owner, caller.sealed, name) for name in projects]
         existing = self._store.service_accounts(caller.owner, found[0].key)
         account: Any = next((row for row in existing if row["account_id"] == account_id), None)
         if account is None:
@@ -223,14 +223,14 @@ class ServiceAccounts:
 
     def _find(self, caller: Caller, project: str, account: str) -> Any:
         """By e-mail address or unique id, in a project or in any (`-`). Raises 404 for what is not the caller's."""
-        key = None if project == "-" else self._people.project(caller.sealed, project).key
+        key = None if project == "-" else self._people.project(caller.owner, caller.sealed, project).key
         rows = self._store.service_accounts(caller.owner, key)
         named = [row for row in rows if account in (row["email"], row["unique_id"])]
         # Clients make the address up from the names of account and project, also where that is another tenant's.
         for row in named or [row for row in rows if account == _address(row["account_id"], _host(row["project"]))]:
             if key is None:
                 # A key that is limited to some projects sees no others here either.
-                self._people.project(caller.sealed, row["project_key"])
+                self._people.project(caller.owner, caller.sealed, row["project_key"])
             return row
         raise ApiError(404, f"Unknown service account: projects/{project}/serviceAccounts/{account}", "notFound")
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import sqlalchemy as sa
@@ -169,8 +169,8 @@ logins = sa.Table(
     sa.Column("failed", sa.Integer, nullable=False),
     sa.Column("running", sa.Integer, nullable=False),  # whose answer is not known yet
     sa.Column("tried", sa.Float, nullable=False),  # the last of them
-    sa.Column("expires", sa.Float, nullable=False),
-    sa.Index("logins_by_expiry", "expires"),
+    sa.Column("owner", sa.String(129)),  # whom the last right one let in
+    sa.Index("logins_by_time", "tried"),
 )
 
 signing_keys = sa.Table(
@@ -183,9 +183,21 @@ signing_keys = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
 )
 
+Outcome = Literal["right", "wrong", "not tried"]
+
 # What may be asked of the database as text: PostgreSQL knows no NUL, and nobody knows half a surrogate.
 _PLAIN = re.compile(r"[!-~]{1,255}")
-_EXPIRING = (tokens, sessions, devices, assertions, limits, logins)
+_EXPIRING = (tokens, sessions, devices, assertions, limits)
+_PURGE_BATCH = 5_000
+# Of one user; the oldest go. As many as Google keeps refresh tokens of a user.
+_MAX_SESSIONS = 50
+_MAX_GRANTS = 100
+# Wrong passwords are remembered for long, because CloudStack does not forget them either. Beyond the number the oldest
+# go: somebody who makes up that many names has tried as many.
+_LOGIN_SECONDS = 365 * 24 * 3600.0
+_MAX_LOGINS = 1_000_000
+# No answer comes after this time any more.
+_LOGIN_RUNS_SECONDS = 120.0
 _LAST_USED_STEP = 60.0
 
 
@@ -448,6 +460,11 @@ class AuthStore:
         with self.engine.connect() as connection:
             return list(connection.execute(query).mappings())
 
+    def end_old_grants(self, owner: Credential) -> None:
+        """So many logins of programs live on; those that were not used for longest end."""
+        for grant in self.grants(owner)[_MAX_GRANTS:]:
+            self.revoke_family(grant["family"])
+
     def owns_family(self, owner: Credential, family: str) -> bool:
         return any(grant["family"] == family for grant in self.grants(owner))
 
@@ -457,6 +474,9 @@ class AuthStore:
         with self.engine.begin() as connection:
             row = {"hash": digest(session), "credential_id": credential.id, "expires": time.time() + seconds}
             connection.execute(sessions.insert().values(row))
+            own = sa.select(sessions.c.hash).where(sessions.c.credential_id.in_(_keys_of(credential)))
+            old = own.order_by(sessions.c.expires.desc()).offset(_MAX_SESSIONS)
+            connection.execute(sessions.delete().where(sessions.c.hash.in_(old)))
 
     def session(self, session: str) -> Credential | None:
         query = (
@@ -654,6 +674,45 @@ class AuthStore:
         with self.engine.connect() as connection:
             return connection.execute(sa.select(limits.c.count).where(limits.c.name == name)).scalar() or 0
 
+    # Passwords
+
+    def begin_login(self, name: str, most: int) -> bool:
+        """Count one more password that is going to be tried; False if there were `most` since the last right one.
+
+        Counted before it is tried, so that many at a time, at all replicas, are no more than that.
+        """
+        now = time.time()
+        # Whoever tried those did not live to tell what came of it.
+        lost = logins.c.tried < now - _LOGIN_RUNS_SECONDS
+        insert = self._insert(logins).values(name=name, failed=0, running=1, tried=now)
+        counted = insert.on_conflict_do_update(
+            index_elements=[logins.c.name],
+            set_={
+                "failed": logins.c.failed + sa.case((lost, logins.c.running), else_=0),
+                "running": sa.case((lost, 1), else_=logins.c.running + 1),
+                "tried": now,
+            },
+            where=logins.c.failed + logins.c.running < most,
+        ).returning(logins.c.name)
+        with self.engine.begin() as connection:
+            return connection.execute(counted).first() is not None
+
+    def end_login(self, name: str, outcome: Outcome, owner: str | None) -> None:
+        """What came of a password that was counted. A right one makes up for all but those whose answer is open.
+
+        owner: whom it let in.
+        """
+        left = sa.case((logins.c.running > 0, logins.c.running - 1), else_=0)
+        failed = {"right": sa.literal(0), "wrong": logins.c.failed + 1, "not tried": logins.c.failed}[outcome]
+        with self.engine.begin() as connection:
+            values = {"failed": failed, "running": left, **({"owner": owner} if owner else {})}
+            connection.execute(logins.update().where(logins.c.name == name).values(values))
+
+    def login_owner(self, name: str) -> str | None:
+        """Whom a password for this name let in last."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(logins.c.owner).where(logins.c.name == name)).scalar()
+
     # Keys of ID tokens
 
     def signing_keys(self, since: float) -> list[sa.RowMapping]:
@@ -742,8 +801,19 @@ class AuthStore:
         """Forget what is over."""
         now = time.time()
         for table in _EXPIRING:
+            self._purge(table, table.c.expires < now)
+        self._purge(logins, logins.c.tried < now - _LOGIN_SECONDS)
+        newest = sa.select(logins.c.tried).order_by(logins.c.tried.desc()).offset(_MAX_LOGINS).limit(1)
+        self._purge(logins, logins.c.tried < newest.scalar_subquery())
+
+    def _purge(self, table: sa.Table, over: Any) -> None:
+        """A part at a time: nobody waits for a million rows."""
+        key = next(iter(table.primary_key))
+        while True:
             with self.engine.begin() as connection:
-                connection.execute(table.delete().where(table.c.expires < now))
+                rows = sa.select(key).where(over).limit(_PURGE_BATCH).scalar_subquery()
+                if connection.execute(table.delete().where(key.in_(rows))).rowcount < _PURGE_BATCH:
+                    return
 
 
 # Defaults of a row of `tokens`, so that rows of all kinds go into one statement.

@@ -19,6 +19,7 @@ from sqlalchemy import RowMapping
 from auth_service import clients
 from auth_service.assertions import Assertion, Assertions, InvalidAssertion
 from auth_service.clients import Client
+from auth_service.limits import Limits
 from auth_service.people import People
 from auth_service.store import AuthStore, Credential, ServiceKey
 from gstack.kernel.logs import audit
@@ -68,9 +69,10 @@ KEYS_REFUSED = "The cloud does not accept this user's keys any more. Sign in aga
 
 
 class Validator(RequestValidator):  # type: ignore[misc]
-    def __init__(self, store: AuthStore, people: People, assertions: Assertions, settings: Settings):
+    def __init__(self, store: AuthStore, people: People, assertions: Assertions, limits: Limits, settings: Settings):
         self._store = store
         self._people = people
+        self._limits = limits
         self._assertions = assertions
         self._settings = settings
 
@@ -83,7 +85,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
         client_id, secret = _identity(request)
         if not client_id or not secret:
             return False
-        credential = self._people.verify(client_id, secret)
+        credential = self._people.verify(client_id, secret, _address(request))
         if credential is None:
             return False
         request.client = Client(client_id, credential.subject, credential)
@@ -285,6 +287,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
 
     def save_bearer_token(self, token: dict[str, Any], request: Request, *args: Any, **kwargs: Any) -> str:
         key = found(request).service_key
+        self._limits.token(request.user.owner)
         common = {
             "family": found(request).family or str(uuid.uuid4()),
             "credential_id": request.user.id,
@@ -300,6 +303,8 @@ class Validator(RequestValidator):  # type: ignore[misc]
         if refresh and refresh != request.refresh_token:
             rows.append({"token": refresh, "kind": "refresh", "expires": now + REFRESH_SECONDS, **common})
         self._store.add_tokens(rows)
+        if len(rows) > 1 and request.grant_type != "refresh_token":
+            self._store.end_old_grants(request.user)
         audit(
             "access_granted",
             subject=key.email if key else request.user.subject,

@@ -220,21 +220,27 @@ class _Pages:
             secret_key=form.get("secret_key", ""),
             register_keys="register_keys" in form,
             remote_address=self._address(),
+            device=flask.request.cookies.get(self._cookie("device"), ""),
         )
         found = self._ask("SignIn", request)
         if not found.session:
             failure = _NO_KEYS if found.needs_keys else found.failure
             return self._login_page(target, failure, found.needs_keys, form.get("client", ""))
         answer = self._redirect(target)
-        answer.set_cookie(
-            self._cookie("session"),
-            found.session,
-            max_age=found.seconds,
-            path="/",
-            httponly=True,
-            samesite="Lax",
-            secure=self._is_secure(),
-        )
+        for name, value, seconds, same_site in (
+            ("session", found.session, found.seconds, "Lax"),
+            # It only comes back with the form of the login, and stays after a sign-out.
+            ("device", found.device, found.device_seconds, "Strict"),
+        ):
+            answer.set_cookie(
+                self._cookie(name),
+                value,
+                max_age=seconds,
+                path="/",
+                httponly=True,
+                samesite=same_site,
+                secure=self._is_secure(),
+            )
         return answer
 
     def sign_out(self) -> FlaskResponse:

@@ -21,6 +21,7 @@ from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
 from auth_service.id_tokens import IdTokens
 from auth_service.limits import Limits
+from auth_service.logins import Logins
 from auth_service.oauth import OAuthService
 from auth_service.pages import PagesService
 from auth_service.people import People
@@ -96,17 +97,18 @@ class Auth:
         create_key(folder / "master.key")
         self.store = AuthStore(self.settings.auth_database(), Keyring(folder / "master.key"))
         self.sealer = environment.sealer
-        self.people = People(self.store, environment.sealer, identity_stub(environment))
-        limits = Limits(self.store, self.settings)
+        self.limits = limits = Limits(self.store, self.settings)
+        self.people = People(self.store, environment.sealer, identity_stub(environment), limits, self.settings)
         assertions = Assertions(self.store, self.settings.universe_domain)
         id_tokens = IdTokens(self.store)
-        validator = Validator(self.store, self.people, assertions, self.settings)
-        revocation = RevocationValidator(self.store, self.people, assertions, self.settings)
+        validator = Validator(self.store, self.people, assertions, limits, self.settings)
+        revocation = RevocationValidator(self.store, self.people, assertions, limits, self.settings)
         server = OAuthServer(validator, revocation, id_tokens, self.settings.access_token_seconds)
         self.accounts = ServiceAccounts(self.store, self.people, limits, self.settings)
         self.principals = Principals(self.store, self.people, assertions)
         self.oauth = OAuthService(server, validator, self.store, self.people, id_tokens, limits)
-        self.pages = PagesService(server, self.store, self.people, self.accounts, environment.sealer, limits)
+        attempts = Logins(self.store, environment.sealer, self.settings)
+        self.pages = PagesService(server, self.store, self.people, self.accounts, environment.sealer, limits, attempts)
 
     def close(self) -> None:
         self.store.engine.dispose()
@@ -184,7 +186,7 @@ class Auth:
     # Service accounts
 
     def caller(self, name: str = "demo") -> Caller:
-        credential = self.people.verify(f"{name}-api-key", f"{name}-secret-key")
+        credential = self.people.verify(f"{name}-api-key", f"{name}-secret-key", ADDRESS)
         assert credential is not None
         return Caller.of(self.people, credential)
 

@@ -100,7 +100,11 @@ class Settings(BaseSettings):
     auth_listen: str = Field(default="127.0.0.1:5002", description="gRPC address of the auth service.")
     auth_metrics_listen: str = Field(default="", description="The same of the auth service.")
     auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")
-    auth_threads: int = Field(default=16, ge=2, description="Calls that the auth service serves at a time.")
+    auth_threads: int = Field(
+        default=16,
+        ge=2,
+        description="Calls that the auth service serves at a time: of bearers, of OAuth, and of people's pages each.",
+    )
     connection_age: int = Field(
         default=60, ge=1, description="Age at which gRPC connections are made anew, so that new replicas are found."
     )
@@ -172,8 +176,19 @@ class Settings(BaseSettings):
         default=1200, ge=1, description="Token, device and sign-in requests of one address in a minute."
     )
     rate_failures: int = Field(
-        default=30, ge=1, description="Those of them that may fail: wrong keys, passwords, codes."
+        default=30,
+        ge=1,
+        description="Those of them that may fail: wrong keys, passwords, codes. Above it whoever is known goes on: "
+        "tokens, keys that were good before, browsers in which the user signed in before.",
     )
+    login_attempts: int = Field(
+        default=4,
+        ge=1,
+        description="Wrong passwords in a row of one user that CloudStack gets to see: fewer than its "
+        "`incorrect.login.attempts.allowed`, with which it disables the user. The last quarter is for browsers in "
+        "which the user signed in before.",
+    )
+    rate_tokens: int = Field(default=10_000, ge=1, description="Tokens that one user gets in an hour.")
     rate_keys: int = Field(default=30, ge=1, description="Service accounts and keys that one user makes in an hour.")
     page_token_key: SecretStr = Field(
         default=SecretStr(""), description="Key that signs page tokens. Empty: made from the sealing key."

@@ -144,6 +144,7 @@ def make_stack(folder: Path) -> Stack:
         "GSTACK_RATE_REQUESTS": "1000000",
         "GSTACK_RATE_FAILURES": "100000",
         "GSTACK_RATE_KEYS": "1000",
+        "GSTACK_RATE_TOKENS": "1000000",
         "PYTHONUNBUFFERED": "1",
     }
     return Stack(folder, port, environment, simulator)

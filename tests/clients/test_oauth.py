@@ -115,6 +115,25 @@ def test_wrong_password_shows_the_form_again(stack: Stack) -> None:
     assert "wrong-password" not in answer.text
 
 
+def test_b5_who_guesses_keeps_the_owner_out_of_browsers_that_nobody_knows_only(own_stack: Stack) -> None:
+    """And CloudStack goes on letting the user in, with the fourth and fifth of its tries."""
+    owner, stranger = Person(own_stack), Person(own_stack, password="wrong")
+    owner.visit("/keys")
+    owner.submit(owner.get("/"), "/logout")
+    page = stranger.get("/login")
+    for number in range(12):
+        stranger.typed |= {"username": "DEMO" if number % 2 else "demo", "domain": "/" * (number // 3)}
+        assert stranger.sign_in(page).status_code == 401
+    assert own_stack.simulate("GET", "calls")["login"] == 4
+    told = Person(own_stack)
+    answer = told.sign_in(told.get("/login"))
+    assert answer.status_code == 401 and "API key" in answer.text
+    keys = Person(own_stack, api_key=API_KEY, secret_key=SECRET_KEY)
+    assert keys.sign_in(keys.get("/login")).status_code == 303
+    assert own_stack.token()
+    assert owner.sign_in(owner.get("/login")).status_code == 303
+
+
 def test_a_user_without_keys_is_asked_before_any_are_made(own_stack: Stack) -> None:
     person = Person(own_stack, "nokeys", "nokeys")
     asked = person.sign_in(person.get("/login"))
@@ -148,10 +167,13 @@ def test_a15_forms_of_other_sites_are_refused(stack: Stack, path: str) -> None:
 def test_a15_cookies(stack: Stack) -> None:
     person = Person(stack)
     page = person.get("/login")
-    csrf, session = (answer.headers["Set-Cookie"] for answer in (page, person.sign_in(page)))
+    signed_in = person.sign_in(page).raw.headers.getlist("Set-Cookie")
+    csrf, (session, device) = page.headers["Set-Cookie"], signed_in
     assert csrf.startswith("gstack_csrf=") and {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(csrf.split("; "))
     assert session.startswith("gstack_session=")
     assert {"HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=28800"} <= set(session.split("; "))
+    assert device.startswith("gstack_device=")
+    assert {"HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=31536000"} <= set(device.split("; "))
 
 
 @pytest.mark.parametrize("path", ["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect", "/oauth2/device/code"])
@@ -239,9 +261,9 @@ def test_a17_limits_answer_429(strict_stack: Stack) -> None:
     limited = next(reply for reply in found if reply.status_code == 429)
     assert 0 < int(limited.headers["Retry-After"]) <= 61
     assert limited.json()["error"] == "temporarily_unavailable"
-    # Neither does a right key help now, nor does the limit reach anybody else.
+    # Keys that nobody knows yet are not asked about now. The limit reaches nobody else, and not who is known.
     right = {"grant_type": "client_credentials", "client_id": API_KEY, "client_secret": SECRET_KEY}
-    assert attempt("/oauth2/token", "192.0.2.2", **right).status_code == 200
+    assert [attempt("/oauth2/token", f"192.0.2.{last}", **right).status_code for last in (1, 2, 1)] == [429, 200, 200]
     person = Person(strict_stack, password="wrong")
     person.browser.headers["X-Forwarded-For"] = "192.0.2.3"
     page = person.get("/login")

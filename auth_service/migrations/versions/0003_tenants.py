@@ -36,8 +36,8 @@ def upgrade() -> None:
         sa.Column("failed", sa.Integer, nullable=False),
         sa.Column("running", sa.Integer, nullable=False),
         sa.Column("tried", sa.Float, nullable=False),
-        sa.Column("expires", sa.Float, nullable=False),
-        sa.Index("logins_by_expiry", "expires"),
+        sa.Column("owner", sa.String(129)),
+        sa.Index("logins_by_time", "tried"),
     )
 
 
