@@ -5,17 +5,24 @@ from __future__ import annotations
 import base64
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from structlog.testing import capture_logs
 
+from auth_service.store import MIGRATIONS, AuthStore, service_accounts
 from gateway.oauth import Issuer
 from gstack.auth.v1 import auth_pb2, iam_pb2, pages_pb2
+from gstack.kernel import database
 from gstack.kernel.errors import ApiError
+from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
 from simulator.world import Account, Project
 from tests.auth import ADDRESS, BASE, CLOUD, COMPUTE, EXCHANGE, JWT_BEARER, OOB, SDK, Auth, assertion
@@ -152,6 +159,39 @@ def test_a6_a_suffix_that_is_another_projects_name_is_not_taken(auth: Auth) -> N
     assert suffixed != "demo" and host("b/1", "q", "demo") == suffixed
     assert host("c/1", "r", suffixed) not in ("demo", suffixed)
     assert host("a/1", "p", "demo") == "demo"
+
+
+def test_a6_addresses_of_before_keep_their_hosts(tmp_path: Path) -> None:
+    """Two accounts of one address, from before hosts had owners: the older one's owner has the host."""
+    url, ring = f"sqlite:///{tmp_path / 'before.sqlite'}", Keyring.of(b"k" * 32)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        table = database._table(MIGRATIONS)
+        config = Config(attributes={"keyring": ring, "connection": connection, "version_table": table})
+        config.set_main_option("script_location", str(database._folder(MIGRATIONS)))
+        command.upgrade(config, "0002")
+        for owner, project, created in (("a/1", "p", 20.0), ("b/1", "q", 10.0)):
+            connection.execute(
+                service_accounts.insert().values(
+                    id=project,
+                    unique_id=project,
+                    owner=owner,
+                    credential_id="c",
+                    project_key=project,
+                    project="demo",
+                    account_id="robot-1",
+                    email="robot-1@demo.iam.gserviceaccount.com",
+                    display_name="",
+                    description="",
+                    disabled=False,
+                    created=created,
+                )
+            )
+    engine.dispose()
+    store = AuthStore(url, ring)
+    assert store.service_account_host("b/1", "q", "demo") == "demo"
+    assert store.service_account_host("a/1", "p", "demo").startswith("demo-")
+    store.engine.dispose()
 
 
 # Parameters
