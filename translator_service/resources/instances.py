@@ -293,7 +293,7 @@ def get(scope: Scope, request: pb.GetInstanceRequest) -> Any:
     zone = zones.resolve(scope, request.zone)
     name, row, answer = find(scope, zone, request.instance)
     busy = under_way(scope).get(path(zone, name))
-    sources: list[Any] = [answer, *catalogs(scope, zone)]
+    sources: list[Any] = [answer, *catalogs(scope)]
     volumes: list[Row] | None = None
     if not disk_of(row):
         disks_answer = scope.client.read("listVolumes", virtualmachineid=row["id"])
@@ -302,7 +302,7 @@ def get(scope: Scope, request: pb.GetInstanceRequest) -> Any:
     return scope.reply(sources, request, lambda: to_instance(scope, zone, name, row, volumes, busy), busy)
 
 
-def catalogs(scope: Scope, zone: Zone) -> list[Any]:
+def catalogs(scope: Scope) -> list[Any]:
     """The cached lists that an instance's links come from."""
     return [
         scope.catalog(kind(scope))
@@ -360,7 +360,7 @@ def list_(scope: Scope, request: pb.ListInstancesRequest) -> Any:
         pairs = _instances(scope, [zone], answers, volumes, busy)
         return lists.page(scope, request, [item for _, item in pairs], pb.InstanceList, f"{zone.path}/instances")
 
-    return scope.reply([*answers, *volumes, *catalogs(scope, zone)], request, build, tuple(sorted(busy.items())))
+    return scope.reply([*answers, *volumes, *catalogs(scope)], request, build, tuple(sorted(busy.items())))
 
 
 @rpc("Instances.AggregatedList", calls=("listVirtualMachines", "listVolumes"))
@@ -375,7 +375,7 @@ def aggregated_list(scope: Scope, request: pb.AggregatedListInstancesRequest) ->
             scope, request, pairs, zones.scopes(scope, request.includeAllScopes), pb.InstanceAggregatedList, "instances"
         )
 
-    return scope.reply([*answers, *volumes, *catalogs(scope, every[0])], request, build, tuple(sorted(busy.items())))
+    return scope.reply([*answers, *volumes, *catalogs(scope)], request, build, tuple(sorted(busy.items())))
 
 
 @rpc("Instances.GetSerialPortOutput", calls=("listVirtualMachines",), differences="Always empty.")
