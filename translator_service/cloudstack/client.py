@@ -26,6 +26,7 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 from gstack.kernel import tracing
+from translator_service.cloudstack import rows
 from translator_service.cloudstack.circuit import Circuit
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable
 from translator_service.cloudstack.pace import Pace
@@ -62,9 +63,9 @@ class Keys:
 
 
 class Answer:
-    """One answer to `command`: `raw` bytes as received, parsed only when somebody looks inside."""
+    """One answer to `command`: `raw` bytes as received, parsed and checked (see rows) only when somebody looks inside."""
 
-    def __init__(self, raw: bytes, command: str = "answer"):
+    def __init__(self, raw: bytes, command: str = ""):
         self.raw = raw
         self.command = command
 
@@ -78,11 +79,8 @@ class Answer:
 
     @cached_property
     def items(self) -> list[dict[str, Any]]:
-        """The rows of a list; an empty list, or a page beyond the end, has no array at all."""
-        rows = next((value for value in self.body.values() if isinstance(value, list)), [])
-        if not all(isinstance(row, dict) for row in rows):
-            raise self.unexpected("a row")
-        return rows
+        """The rows of a list. Raises Unreachable for one that is not as it must be."""
+        return rows.many(self.command, self.body)
 
     @property
     def count(self) -> int:
@@ -93,7 +91,7 @@ class Answer:
 
     def one(self) -> dict[str, Any]:
         """The object of a synchronous command: `{"volume": {...}}` without its key."""
-        return next((value for value in self.body.values() if isinstance(value, dict)), {})
+        return rows.one(self.command, self.body)
 
     def unexpected(self, what: str) -> Unreachable:
         """what: the part of the answer that is not as it must be."""

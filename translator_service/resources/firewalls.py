@@ -233,7 +233,7 @@ def _protocol(rule: Row) -> str:
 
 
 def _port(rule: Row) -> str:
-    if _protocol(rule) not in ("tcp", "udp") or "startport" not in rule:
+    if _protocol(rule) not in ("tcp", "udp") or not {"startport", "endport"} <= rule.keys():
         return ""
     start, end = int(rule["startport"]), int(rule["endport"])
     if start <= 1 and end == 65535:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -87,7 +88,7 @@ def _number(text: Any) -> float:
         value = float(text)
     except (TypeError, ValueError):
         return _UNLIMITED
-    return value if value >= 0 else _UNLIMITED
+    return value if 0 <= value < math.inf else _UNLIMITED
 
 
 # Metadata
