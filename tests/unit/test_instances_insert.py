@@ -35,7 +35,7 @@ from tests.unit.test_instances import (
     user_data,
     wanted,
 )
-from translator_service import details
+from translator_service import details, userdata
 from translator_service.cloudstack import jobs
 from translator_service.naming import number
 from translator_service.operations import engine
@@ -329,6 +329,16 @@ def test_a_key_that_was_registered_by_hand(scope: Scope, operations: Finish) -> 
     done(scope, operations, insert(scope, wanted(metadata=metadata(**{"ssh-keys": f"joe:{KEY}"}))))
     assert [pair["name"] for pair in scope.client.read("listSSHKeyPairs").items] == ["mine"]
     assert row_of(scope)["details"]["SSH.KeyPairNames"] == "mine"
+
+
+def test_a_name_of_ours_with_the_key_of_another_is_not_taken(scope: Scope, operations: Finish) -> None:
+    name = userdata.SshKey("", KEY).name
+    other = "ssh-rsa " + base64.b64encode(b"\0\0\0\7ssh-rsa" + bytes(300)).decode()
+    scope.client.write("registerSSHKeyPair", name=name, publickey=other)
+    done(scope, operations, insert(scope, wanted(metadata=metadata(**{"ssh-keys": f"joe:{KEY}"}))))
+    pairs = {pair["name"] for pair in scope.client.read("listSSHKeyPairs").items}
+    (ours,) = pairs - {name}
+    assert row_of(scope)["details"]["SSH.KeyPairNames"] == ours
 
 
 @pytest.mark.parametrize("key", ["ssh-rsa", "ssh-rsa not-base64!", "ssh-rsa AAAA", "ssh-foo AAAAB3NzaC1mb28="])

@@ -290,23 +290,28 @@ def _key_pair(run: Run, public_key: str) -> str:
     digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()
     fingerprint = ":".join(digest[index : index + 2] for index in range(0, 32, 2))
 
-    def known(client: Client) -> str:
-        if client.read("listSSHKeyPairs", name=name).items:
-            return name
+    def known(client: Client) -> tuple[str, bool]:
+        """(name of the pair with this key, or "", whether our name is taken by another key)."""
+        named = client.read("listSSHKeyPairs", name=name).items
+        if any(row["fingerprint"] == fingerprint for row in named):
+            return name, False
         same = client.read("listSSHKeyPairs", fingerprint=fingerprint).items
-        return str(same[0]["name"]) if same else ""
+        return (str(same[0]["name"]) if same else ""), bool(named)
 
     def work(scope: Scope) -> str:
-        if found := known(scope.client):
+        found, taken = known(scope.client)
+        if found:
             return found
+        # A member of the same project may have given our name to a key of another's.
+        chosen = f"{name}-{run.job_id(f'key/{name}')[:8]}" if taken else name
         try:
-            scope.client.write("registerSSHKeyPair", name=name, publickey=" ".join(public_key.split()[:2]))
+            scope.client.write("registerSSHKeyPair", name=chosen, publickey=" ".join(public_key.split()[:2]))
         except CloudStackError as error:
             # Somebody else was first, or it is no key: GCE takes any text as one, and so must an insert.
             if error.code != 431:
                 raise
-            return known(scope.client)
-        return name
+            return known(scope.client)[0]
+        return chosen
 
     return run.look(f"key/{name}", work)
 
