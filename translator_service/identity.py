@@ -72,7 +72,7 @@ def find_project(environment: Environment, request: pb.ProjectRequest) -> pb.Pro
 
 
 def _index(environment: Environment, caller: Caller, client: Client) -> Index:
-    return environment.catalog.get(caller.key, projects_kind(environment), client).index
+    return environment.catalog.get(caller.key, projects_kind(environment, caller.account_name), client).index
 
 
 def _of_account(environment: Environment, caller: Caller) -> pb.Project:

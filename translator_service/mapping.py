@@ -5,7 +5,7 @@
 [regions]         # GCE zone name -> GCE region name, where it is not the zone's without its suffix
 [disk_types]      # CloudStack disk offering name -> GCE disk type name
 "Gold" = "pd-ssd"
-[families]        # image family -> CloudStack template name (or a regular expression that matches names)
+[families]        # image family -> name of a featured template (or a regular expression), or the id of any template
 "debian-12" = "Linux Debian 12 .*"
 [image_projects]  # public image project -> families it offers; [] is none
 "debian-cloud" = ["debian-12"]

@@ -100,14 +100,20 @@ class Index:
         *,
         label: Callable[[Row], str] = lambda row: str(row.get("name", "")),
         mapped: dict[str, str] | None = None,
+        rank: Callable[[Row], int] = lambda row: 0,
     ):
-        """mapped: CloudStack name -> GCE name, what an operator decided."""
+        """mapped: CloudStack name -> GCE name, what an operator decided.
+
+        rank: how far a row is from the caller. Nothing of a higher rank takes what one of a lower rank is called by.
+        """
         self._shown: dict[str, Row] = {}
         self._other: dict[str, Row] = {}
         self._names: dict[str, str] = {}
+        self._rank = rank
         mapped = mapped or {}
         ordered = sorted(
-            rows, key=lambda row: (row["id"] not in mapped and label(row) not in mapped, row.get("created", ""))
+            rows,
+            key=lambda row: (rank(row), row["id"] not in mapped and label(row) not in mapped, row.get("created", "")),
         )
         for row in ordered:
             verbatim = label(row)
@@ -115,7 +121,7 @@ class Index:
                 mapped.get(row["id"]) or mapped.get(verbatim) or (slug(verbatim) if naming == "rfc1035" else verbatim)
             )
             plain, attempt = shown, 0
-            while shown in self._shown:
+            while shown in self._shown or self._is_nearer(shown, row):
                 shown = with_suffix(plain, row["id"], attempt)
                 attempt += 1
             self._shown[shown] = row
@@ -123,8 +129,16 @@ class Index:
             for alias in (verbatim, row["id"].lower(), str(number(row["id"]))):
                 self._other.setdefault(alias, row)
 
+    def _is_nearer(self, alias: str, row: Row) -> bool:
+        known = self._other.get(alias)
+        return known is not None and self._rank(known) < self._rank(row)
+
     def find(self, name: str) -> Row | None:
-        return self._shown.get(name) or self._other.get(name) or self._other.get(name.lower())
+        shown = self._shown.get(name)
+        other = self._other.get(name) or self._other.get(name.lower())
+        if shown is None or other is None:
+            return shown or other
+        return other if self._rank(other) < self._rank(shown) else shown
 
     def name(self, identity: str) -> str | None:
         """The GCE name of the row with this uuid."""

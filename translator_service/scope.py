@@ -124,6 +124,17 @@ class Scope:
     def store(self) -> Store:
         return self.environment.store
 
+    def is_own(self, row: naming.Row) -> bool:
+        """Whether a row of a list that shows things of others too belongs to the project of the request."""
+        if self.project.id is not None:
+            return row.get("projectid") == self.project.id
+        return not row.get("projectid") and row.get("account") == self.caller.account_name
+
+    def described(self, row: naming.Row) -> str:
+        """The description of a row of such a list; of what another account lends, with that account's name."""
+        text, lender = str(row.get("displaytext", "")), row.get("account") or row.get("project")
+        return text if not lender or self.is_own(row) else f"{text} (of {lender})".lstrip()
+
     @property
     def owner(self) -> str:
         """Key of caches for what this caller sees of this project."""
@@ -156,8 +167,18 @@ class Scope:
 _INVALID = ApiError(401, "Request had invalid authentication credentials.")
 
 
-def projects_kind(environment: Environment) -> Kind:
-    return Kind("projects", 60.0, lambda client: client.read_all("listProjects"), environment.index)
+def projects_kind(environment: Environment, account: str) -> Kind:
+    """CloudStack projects of an account, by name. Its own go before those that others made it a member of."""
+
+    def is_lent(row: naming.Row) -> bool:
+        return all(owner.get("account") != account for owner in row.get("owner", ()))
+
+    return Kind(
+        "projects",
+        60.0,
+        lambda client: client.read_all("listProjects"),
+        lambda rows: environment.index(rows, rank=is_lent),
+    )
 
 
 def caller_of(environment: Environment, credential: bytes) -> Caller:
@@ -183,7 +204,7 @@ def _find_project(environment: Environment, caller: Caller, name: str, client: C
     if is_account(caller, name):
         row = {"id": caller.account_id, "name": caller.account_name}
         return Project(name, None, caller.account_id, naming.number(caller.account_id), row)
-    found = environment.catalog.find(caller.key, projects_kind(environment), client, name)
+    found = environment.catalog.find(caller.key, projects_kind(environment, caller.account_name), client, name)
     return Project(name, found["id"], found["id"], naming.number(found["id"]), found) if found else None
 
 

@@ -273,8 +273,8 @@ def isolated_networks(world: World, owner: Account, zone: Zone) -> list[Network]
 
 
 def networks_of(world: World) -> Index[Network]:
-    """Networks by account; those of nobody in particular by "Shared"."""
-    return index(world, Network, lambda network: (network.account or "Shared",))
+    """Networks by account; those that everybody may use, also one that an account lends, by "Shared"."""
+    return index(world, Network, lambda network: (network.account, "Shared" if network.type == "Shared" else None))
 
 
 def _pick(world: World, network: Network, owner: Account, text: str) -> PublicAddress:

@@ -9,6 +9,7 @@ from gstack.kernel.errors import ApiError
 from simulator.world import Account, Template, Zone
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask
+from translator_service.naming import number
 from translator_service.resources import images, zones
 from translator_service.rpc import METHODS
 from translator_service.scope import Scope
@@ -19,10 +20,10 @@ CENTOS, DEBIAN, UBUNTU = "Linux CentOS 6.4 64-bit", "Linux Debian 12 64-bit", "L
 
 
 def template(simulated: Cloud, name: str, age: float = 0.0, *, zone: str = "", **values: Any) -> Template:
-    """A public template, as many seconds younger than the others as told."""
+    """A featured template, as many seconds younger than the others as told."""
     world = simulated.app.world
     admin = next(row for row in world.all(Account) if row.name == "admin")
-    given = {"display_text": name, "size": 10 << 30, "account": admin, **values}
+    given = {"display_text": name, "size": 10 << 30, "account": admin, "featured": True, **values}
     found = [row for row in world.all(Zone) if row.name == zone]
     return world.add(Template, name=name, created=world.now + age, zones=found, **given)
 
@@ -154,7 +155,7 @@ def test_resolve_costs_no_call_beyond_the_list(scope: Scope, simulated: Cloud, z
         "projects/debian-cloud/global/images/family/debian-12",
     ):
         resolved(scope, text, zone)
-    assert simulated.calls == {"listTemplates": 2, "listZones": 1}
+    assert simulated.calls == {"listTemplates": 3, "listZones": 1}
 
 
 # Families
@@ -221,6 +222,92 @@ def test_newest_in_the_zone(scope: Scope, simulated: Cloud) -> None:
     assert resolved(scope, "global/images/family/debian-12", "ch-gv2") == DEBIAN
 
 
+# What others share
+
+
+def account(simulated: Cloud, name: str) -> Account:
+    return next(row for row in simulated.app.world.all(Account) if row.name == name)
+
+
+def strange(simulated: Cloud, name: str, age: float = 1000.0, **values: Any) -> Template:
+    """A public template of another tenant, younger than all others."""
+    return template(simulated, name, age, account=account(simulated, "ian@example.org"), featured=False, **values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "projects/debian-cloud/global/images/family/debian-12",
+        "projects/debian-cloud/zones/-/imageFamilyViews/debian-12",
+        "projects/debian-cloud/global/images/debian-12-bookworm-v20240101",
+        "projects/debian-cloud/global/images/linux-debian-12-64-bit",
+        "projects/acme-images/global/images/family/debian-12",
+        "global/images/family/debian-12",
+        "global/images/linux-debian-12-64-bit",
+        "Linux Debian 12 64-bit",
+    ],
+)
+@pytest.mark.parametrize("mapped", [{}, {"debian-12": "linux debian 12.*"}, {"debian-12": DEBIAN}])
+def test_a_stranger_cannot_be_what_an_image_is_taken_for(
+    scope: Scope, simulated: Cloud, text: str, mapped: dict[str, str]
+) -> None:
+    scope.names.families.update(mapped)
+    scope.names.image_projects["acme-images"] = ["debian-12"]
+    genuine = next(row for row in simulated.app.world.all(Template) if row.name == DEBIAN).id
+    for age in (1000.0, -1e9):
+        for name in (DEBIAN, "Debian 12 (by mallory)", "Debian 12 bookworm", genuine, str(number(genuine))):
+            strange(simulated, name, age)
+    if "bookworm" in text:
+        with pytest.raises(ApiError):
+            row_of(scope, text)
+        return
+    assert row_of(scope, text)["id"] == genuine
+
+
+def test_ids_mean_what_has_them_whatever_others_are_called(scope: Scope, simulated: Cloud) -> None:
+    made = template(simulated, "Genuine", id="abcdefab-1111-4111-8111-111111111111")
+    for age in (1000.0, -1e9):
+        strange(simulated, made.id, age)
+        strange(simulated, str(number(made.id)), age)
+    for text in (made.id, made.id.upper(), str(number(made.id))):
+        assert row_of(scope, text)["id"] == made.id
+
+
+def test_what_a_stranger_shares_has_a_name_of_its_own_and_tells_the_owner(scope: Scope, simulated: Cloud) -> None:
+    older = strange(simulated, DEBIAN, -1e9)
+    other = strange(simulated, "Special", display_text="Special system")
+    shown = {image.id: image for image in listed(scope)}
+    assert shown[number(older.id)].name == f"linux-debian-12-64-bit-{older.id[:8]}"
+    assert shown[number(other.id)].name == "special"
+    assert shown[number(other.id)].description == "Special system (of ian@example.org)"
+    assert not any(image.description.endswith("(of admin)") for image in shown.values())
+    assert row_of(scope, "special")["id"] == other.id
+    assert refused(scope, "projects/debian-cloud/global/images/special").code == 404
+
+
+def test_own_templates_have_their_names_and_the_families_of_the_project(scope: Scope, simulated: Cloud) -> None:
+    own = template(simulated, DEBIAN, 2000.0, account=account(simulated, "demo"), featured=False, public=False)
+    strange(simulated, DEBIAN, -1e9)
+    for text in ("linux-debian-12-64-bit", "global/images/family/debian-12"):
+        assert row_of(scope, text)["id"] == own.id
+    for text in ("family/debian-12", "linux-debian-12-64-bit"):
+        assert row_of(scope, f"projects/debian-cloud/global/images/{text}")["id"] != own.id
+
+
+def test_an_own_template_is_shown_while_it_is_made(scope: Scope, simulated: Cloud) -> None:
+    template(simulated, "Mine", account=account(simulated, "demo"), featured=False, public=False, ready=False)
+    assert got(scope, "mine").status == "PENDING"
+
+
+def test_an_operator_names_a_template_that_is_not_featured_by_its_id(scope: Scope, simulated: Cloud) -> None:
+    chosen = template(simulated, "Alpine 3", featured=False)
+    scope.names.families["alpine-3"] = chosen.id
+    scope.names.image_projects["acme-images"] = ["alpine-3"]
+    for text in ("projects/acme-images/global/images/family/alpine-3", "projects/acme-images/global/images/alpine-3"):
+        assert row_of(scope, text)["id"] == chosen.id
+    assert got(scope, "alpine-3").family == "alpine-3"
+
+
 # Zones and readiness
 
 
@@ -238,7 +325,7 @@ def test_template_of_some_zones_is_listed_with_one(scope: Scope, simulated: Clou
     for zone in ("ch-gv2", "ch-zh-1"):
         assert resolved(scope, "both", zone) == "Both"
     # The list, and one more question for the zone that the list does not name.
-    assert simulated.calls["listTemplates"] == 4
+    assert simulated.calls["listTemplates"] == 5
 
 
 def test_template_that_is_not_ready(scope: Scope) -> None:
@@ -259,7 +346,7 @@ def test_list(scope: Scope, simulated: Cloud) -> None:
     assert [image.name for image in found] == sorted(image.name for image in found)
     assert len({image.name for image in found}) == len({image.id for image in found}) == 13
     assert listed(scope) == found
-    assert simulated.calls == {"listTemplates": 2}
+    assert simulated.calls == {"listTemplates": 3}
 
 
 def test_templates_that_share_a_name(scope: Scope, simulated: Cloud) -> None:

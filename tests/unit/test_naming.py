@@ -133,6 +133,19 @@ def test_a_suffix_that_an_older_row_has_as_its_name_is_not_used_twice() -> None:
     assert len({index.name(one["id"]) for one in rows}) == len(index) == 3
 
 
+def test_what_is_far_takes_no_name_of_what_is_near() -> None:
+    near = row("abcdefab-1111-4111-8111-111111111111", "web", 9)
+    names = ["web", near["id"], str(number(near["id"])), "Web"]
+    far = [{**row(str(uuid.UUID(int=place)), name, place), "far": 1} for place, name in enumerate(names, 1)]
+    for naming in ("rfc1035", "verbatim"):
+        index = Index([*far, near], naming, rank=lambda one: one.get("far", 0))  # type: ignore[arg-type]
+        assert index.name(near["id"]) == "web"
+        for name in ("web", near["id"], near["id"].upper(), str(number(near["id"]))):
+            assert index.find(name) is near
+        for one in far:
+            assert index.find(one["id"]) is index.find(index.name(one["id"]) or "") is one
+
+
 @given(lists_of_rows(), st.sampled_from(["rfc1035", "verbatim"]))
 @settings(max_examples=200)
 def test_names_are_unique_and_every_row_is_found(rows: list[Row], naming) -> None:

@@ -6,10 +6,12 @@ import pytest
 
 from gstack.compute.v1 import networks_pb2 as pb
 from gstack.kernel.errors import ApiError
+from simulator.families.networks import networks_of
+from simulator.world import Account, Network
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, network
 from translator_service.naming import number
-from translator_service.resources import networks, zones
+from translator_service.resources import networks, subnetworks, zones
 from translator_service.scope import Scope
 
 ROWS = recorded_rows("a-catalog", "listNetworks")
@@ -226,3 +228,54 @@ class TestForInstance:
         network(scope, "net-b")
         scope.forget(networks.kind(scope))
         assert self.get(scope, "ch-zh-1", "net-b") == "net-b"
+
+
+# What others lend
+
+LENDER = {"account": "mallory", "created": "2000-01-01T00:00:00+0000"}
+
+
+def lent(row: dict[str, Any]) -> bool:
+    return row.get("account") == "mallory"
+
+
+@pytest.mark.parametrize("lender", [SHARED, NET_A])
+@pytest.mark.parametrize("name", ["default", "Default", "net-a", "Net A", "Shared SG enabled network", NET_A["id"]])
+def test_a_network_that_another_account_lends_takes_no_name(lender: dict[str, Any], name: str) -> None:
+    identity = "99999999-1111-4111-8111-111111111111"
+    theirs = {**lender, "id": identity, "name": name, **LENDER}
+    index = networks.Networks([theirs, *ROWS], "rfc1035", lent)
+    assert index.members("default") == [SHARED]
+    assert index.find("net-a") == index.find(NET_A["id"]) == NET_A
+    assert index.find("Shared SG enabled network") == SHARED
+    assert index.name(identity) not in (None, "default", "net-a")
+    assert index.find(identity) == theirs
+    assert index.rows[-1] == theirs
+    assert networks.Networks([theirs], "rfc1035", lent).members("default") == []
+
+
+def _lend(simulated: Cloud, name: str) -> Network:
+    """A network in the zone with isolated ones that another account lets everybody use."""
+    world = simulated.app.world
+    net_a = next(row for row in world.all(Network) if row.name == "net-a")
+    owner = next(row for row in world.all(Account) if row.name == "ian@example.org")
+    alike = {key: getattr(net_a, key) for key in ("zone", "cidr", "gateway", "state", "offering_name", "offering_id")}
+    made = world.add(
+        Network, name=name, display_text="Network A", account=owner, type="Shared", created=world.now, **alike
+    )
+    networks_of(world).put(made)
+    return made
+
+
+def test_a_lent_network_is_used_by_its_own_name_only(scope: Scope, simulated: Cloud) -> None:
+    zone = zones.resolve(scope, "ch-zh-1")
+    theirs = _lend(simulated, "default")
+    found = {item.id: item for item in ask(scope, "Networks.List", pb.ListNetworksRequest(project="demo")).items}
+    shown = found[number(theirs.id)]
+    assert shown.name == f"default-{theirs.id[:8]}"
+    assert shown.description == "Network A (of ian@example.org)"
+    assert networks.for_instance(scope, zone, "", "")["name"] == "net-a"
+    assert networks.for_instance(scope, zone, f"global/networks/{shown.name}", "")["id"] == theirs.id
+    (subnetwork,) = (one for one in subnetworks.table(scope).values() if one.row["id"] == theirs.id)
+    assert subnetworks.find(scope, "ch-zh", "net-a").row["name"] == "net-a"
+    assert subnetworks.to_subnetwork(scope, subnetwork).description == "Network A (of ian@example.org)"

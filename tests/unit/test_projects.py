@@ -11,7 +11,7 @@ from simulator.world import Account
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, machine
 from translator_service.resources import projects
-from translator_service.scope import Scope
+from translator_service.scope import Scope, projects_kind
 from translator_service.store import Store
 
 ACCOUNT = recorded_rows("a-catalog", "listAccounts")[0]
@@ -196,3 +196,17 @@ def test_sizes(scope: Scope) -> None:
     assert refused(scope, [("a", "x" * (256 * kilobyte + 1))]).location == "resource.items[0].value"
     assert refused(scope, [("a", "ü" * (128 * kilobyte + 1))]).location == "resource.items[0].value"
     assert refused(scope, [(key, "x" * 200 * kilobyte) for key in "abc"]).location == "resource.items"
+
+
+def test_a_project_that_others_made_takes_no_name_of_an_own_one(environment: Any) -> None:
+    """Whoever owns a project can make anybody a member of it, without being asked."""
+    theirs = {
+        "id": "a" * 8,
+        "name": "web-shop",
+        "created": "2000-01-01T00:00:00+0000",
+        "owner": [{"account": "mallory"}],
+    }
+    own = {"id": "b" * 8, "name": "Web Shop", "created": "2020-01-01T00:00:00+0000", "owner": [{"account": "demo"}]}
+    index = projects_kind(environment, "demo").build([theirs, own])
+    assert index.find("web-shop") is index.find("Web Shop") is own
+    assert index.find(theirs["id"]) is theirs

@@ -157,7 +157,7 @@ def _shape(**keys: Any) -> _Shape:
 
 
 _TAGS = [{"key": "text!", "value": "text"}]
-_OWNER = {"account": "text", "projectid": "text", "domainid": "text"}
+_OWNER = {"account": "text", "projectid": "text", "project": "text"}
 _GROUP_RULES = [
     {
         "ruleid": "id!", "protocol": "text!", "startport": "small", "endport": "small", "icmptype": "small",

@@ -2,11 +2,16 @@
 
 Public image projects (`debian-cloud`) hold nothing to list unless the operator maps them, but `get`, `getFromFamily`
 and references into them find a template: the operator's, or the newest whose name has the words of what is asked.
+
+Any account may call a template "Debian 12" and make it public. So only what the operator vouches for is found there:
+featured templates, which nobody but an operator can make, and those that the names file names by their ids. Families of
+the caller's own project hold its own templates too. What others share is found by its name, and by nothing else.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 
 from google.protobuf.message import Message
@@ -15,9 +20,10 @@ from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid, not_found
 from translator_service import lists
 from translator_service.catalog import Kind
+from translator_service.cloudstack.client import Answer, Client
 from translator_service.fingerprints import fingerprint
 from translator_service.links import Reference, parse
-from translator_service.naming import Index, Row, number, slug
+from translator_service.naming import Index, Naming, Row, number, slug
 from translator_service.operations.render import from_cloudstack
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
@@ -27,6 +33,8 @@ _GIB = 1 << 30
 # A family in the view of one zone, as gcloud writes it.
 _FAMILY = "imageFamilyViews"
 _FILTERS = ("executable", "sharedexecutable")
+# A mark of ours on rows of the caller's own; names of accounts are not unique.
+_OWN = "gstack-own"
 # Google's families name the processor only to tell it from another one.
 _PROCESSORS = ("amd64", "x86")
 # Systems that templates name otherwise than the public project does.
@@ -34,18 +42,48 @@ _SYSTEMS = {"rhel": ("rhel", "red-hat"), "suse": ("suse", "sles")}
 _DATED = re.compile(r"-v\d{8}$")
 
 
-def kind(scope: Scope) -> Kind:
-    """Templates that the caller may deploy: own, public and shared ones."""
+class Templates(Index):
+    """The index of templates: by name the caller's own go first, then the operator's, then those of others.
 
-    def fetch(client: Any) -> list[Any]:
-        calls = [("listTemplates", {"templatefilter": chosen, "showunique": "true"}) for chosen in _FILTERS]
-        return [answer for answers in client.read_all_many(calls) for answer in answers]
+    offered: an index of the operator's alone, the names in public image projects.
+    """
+
+    def __init__(self, rows: list[Row], naming: Naming, named: Container[str]):
+        """named: ids in the operator's names file."""
+
+        def is_offered(row: Row) -> bool:
+            return bool(row.get("isfeatured")) or row["id"] in named
+
+        super().__init__(rows, naming, rank=lambda row: 0 if row.get(_OWN) else 1 if is_offered(row) else 2)
+        self.offered = Index(filter(is_offered, rows), naming)
+
+
+def kind(scope: Scope) -> Kind:
+    """Templates that the caller may deploy, own, public and shared ones, and own ones that are not ready."""
+    naming, named = scope.environment.settings.naming, frozenset(scope.names.families.values())
+
+    def fetch(client: Client) -> list[Answer]:
+        filters = ("self", *_FILTERS)
+        own, *others = client.read_all_many(
+            [("listTemplates", {"templatefilter": one, "showunique": "true"}) for one in filters]
+        )
+        for row in (row for answer in own for row in answer.items):
+            row[_OWN] = True
+        return [*own, *(answer for answers in others for answer in answers)]
 
     def build(rows: list[Row]) -> Index:
-        unique = {row["id"]: row for row in rows}
-        return scope.environment.index(list(unique.values()))
+        unique: dict[str, Row] = {}
+        for row in rows:
+            unique.setdefault(row["id"], row)
+        return Templates(list(unique.values()), naming, named)
 
     return Kind("templates", 60.0, fetch, build)
+
+
+def _templates(scope: Scope) -> Templates:
+    found = scope.catalog(kind(scope)).index
+    assert isinstance(found, Templates)
+    return found
 
 
 def in_zone(scope: Scope, row: Row, zone: Zone) -> bool:
@@ -101,13 +139,15 @@ def _find(scope: Scope, reference: Reference) -> list[Row]:
 
 def _find_public(scope: Scope, reference: Reference) -> list[Row]:
     project, name = reference.project, reference.name
-    offered = scope.names.image_projects.get(project)
+    families = scope.names.image_projects.get(project)
     if reference.collection == _FAMILY:
-        if offered is None:
+        if families is None:
             return _of_family(scope, name, project)
-        return _of_family(scope, name) if name in offered else []
-    row = scope.lookup(kind(scope), name)
-    if offered is not None:
+        return _of_family(scope, name, project, mapped=True) if name in families else []
+    # A miss asks CloudStack again.
+    scope.lookup(kind(scope), name)
+    row = _templates(scope).offered.find(name)
+    if families is not None:
         return [row] if row and any(one["id"] == row["id"] for one in _offered(scope, project)) else []
     if row is not None:
         return [row] if _is_of(row, project) else []
@@ -118,29 +158,45 @@ def _find_public(scope: Scope, reference: Reference) -> list[Row]:
 def _offered(scope: Scope, project: str) -> list[Row]:
     """What the operator offers in a public project."""
     families = scope.names.image_projects.get(project, [])
-    return list({row["id"]: row for family in families for row in _of_family(scope, family)}.values())
+    found = [row for family in families for row in _of_family(scope, family, project, mapped=True)]
+    return list({row["id"]: row for row in found}.values())
 
 
-def _of_family(scope: Scope, family: str, project: str = "") -> list[Row]:
+def _of_family(scope: Scope, family: str, project: str = "", *, mapped: bool = False) -> list[Row]:
     """The ready templates of a family: as the operator maps it, else by its words. Newest first, then smallest.
 
-    project: a public one, to which they must belong unless the operator mapped the family.
+    project: a public one; else the caller's own templates count too. mapped: the operator put the family into that
+    project; else what is found by words must have the project's system in its name.
     """
-    ready = [row for _, row in scope.catalog(kind(scope)).index if row.get("isready")]
+    known = _templates(scope)
+    ready = [row for _, row in (known.offered if project else known) if row.get("isready")]
     pattern = scope.names.families.get(family)
     if pattern is not None:
         found = [row for row in ready if _is_mapped(pattern, row)]
     else:
         joined = re.sub(r"(?<=[0-9])-(?=[0-9])", "", family.lower())
         words = [word for word in joined.split("-") if word and word not in _PROCESSORS]
-        found = [row for row in ready if _has(row, words) and (not project or _is_of(row, project))]
+        found = [
+            row
+            for row in ready
+            if _is_trusted(row) and _has(row, words) and (not project or mapped or _is_of(row, project))
+        ]
     found.sort(key=lambda row: int(row.get("size") or 0))
     found.sort(key=lambda row: str(row.get("created", "")), reverse=True)
     return found
 
 
+def _is_trusted(row: Row) -> bool:
+    """Whether the name of a template may decide: nobody else can have given it to mislead."""
+    return bool(row.get("isfeatured") or row.get(_OWN))
+
+
 def _is_mapped(pattern: str, row: Row) -> bool:
-    """Whether the operator's template name, or regular expression, means this template."""
+    """Whether the operator's template id, or name, or regular expression of names, means this template."""
+    if pattern == row["id"]:
+        return True
+    if not _is_trusted(row):
+        return False
     if pattern == row["name"]:
         return True
     try:
@@ -191,7 +247,7 @@ def to_image(scope: Scope, name: str, row: Row) -> pb.Image:
         id=number(row["id"]),
         creationTimestamp=from_cloudstack(row.get("created", "")),
         name=name,
-        description=row.get("displaytext") or row["name"],
+        description=_description(row),
         sourceType="RAW",
         rawDisk=pb.Image.RawDisk(containerType="TAR", source=""),
         status=status(row),
@@ -204,10 +260,17 @@ def to_image(scope: Scope, name: str, row: Row) -> pb.Image:
     )
 
 
+def _description(row: Row) -> str:
+    """With the account that shares it, for what neither the caller nor the operator made."""
+    text = str(row.get("displaytext") or row["name"])
+    return text if _is_trusted(row) else f"{text} (of {row.get('account') or row.get('project') or 'another account'})"
+
+
 @rpc(
     "Images.Get",
     calls=("listTemplates",),
-    differences="In a public image project, a template with the words of the name.",
+    differences="In a public image project, a featured template with the words of the name. A template that another"
+    " account shares is an image of its own name, with that account in its description.",
     public_projects=True,
 )
 def get(scope: Scope, request: pb.GetImageRequest) -> Message:
@@ -218,7 +281,8 @@ def get(scope: Scope, request: pb.GetImageRequest) -> Message:
 @rpc(
     "Images.GetFromFamily",
     calls=("listTemplates",),
-    differences="Families are the operator's, or the words of template names.",
+    differences="Families are the operator's, or the words in the names of featured templates, in one's own project"
+    " also of its own templates; never of templates that others share.",
     public_projects=True,
 )
 def get_from_family(scope: Scope, request: pb.GetFromFamilyImageRequest) -> Message:
@@ -229,7 +293,8 @@ def get_from_family(scope: Scope, request: pb.GetFromFamilyImageRequest) -> Mess
 
 
 def _answer(scope: Scope, row: Row, asked: str) -> pb.Image:
-    return to_image(scope, scope.catalog(kind(scope)).index.name(row["id"]) or asked, row)
+    known = _templates(scope)
+    return to_image(scope, (known.offered if scope.public_project else known).name(row["id"]) or asked, row)
 
 
 @rpc(

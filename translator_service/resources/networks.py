@@ -2,11 +2,14 @@
 
 The shared networks of zones with security groups, and isolated networks named `default`, make up the network `default`.
 Every other CloudStack network is a network of its own. Also the resolver of networks for all other collections.
+
+CloudStack lists networks too that another account lets the caller use. They are reachable by names that nothing of the
+caller's or the operator's has, and are never a part of `default`: nobody's machines may end up there unasked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,7 +19,7 @@ from gstack.kernel.errors import ApiError, invalid, not_found
 from translator_service import lists
 from translator_service.catalog import Kind
 from translator_service.links import Reference, parse
-from translator_service.naming import Index, Naming, Row, number, slug
+from translator_service.naming import Index, Naming, Row, number, slug, with_suffix
 from translator_service.operations.render import from_cloudstack
 from translator_service.resources import subnetworks, zones
 from translator_service.resources.zones import Zone
@@ -37,19 +40,25 @@ def is_default(row: Row, naming: Naming) -> bool:
 class Networks(Index):
     """The index of listNetworks: as any other, but one name, `default`, may stand for several rows."""
 
-    def __init__(self, rows: Iterable[Row], naming: Naming):
+    def __init__(self, rows: Iterable[Row], naming: Naming, is_lent: Callable[[Row], bool] = lambda row: False):
+        """is_lent: whether a row is neither the caller's nor the operator's."""
         shared: list[Row] = []
         own: list[Row] = []
+        mapped = {}
         for row in rows:
-            (shared if is_default(row, naming) else own).append(row)
-        super().__init__(own, naming)
+            if is_lent(row) and slug(row["name"]) == DEFAULT:
+                mapped[row["id"]] = with_suffix(DEFAULT, row["id"])
+            (shared if is_default(row, naming) and not is_lent(row) else own).append(row)
+        super().__init__(own, naming, mapped=mapped, rank=is_lent)
+        self.is_lent = is_lent
         self._default = sorted(shared, key=lambda row: (row.get("created", ""), row["id"]))
         for row in self._default:
             self._shown.setdefault(DEFAULT, row)
             self._names[row["id"]] = DEFAULT
             for alias in (row["name"], row["id"].lower(), str(number(row["id"]))):
-                self._other.setdefault(alias, row)
-        self.rows = sorted([*own, *shared], key=lambda row: (row.get("created", ""), row["id"]))
+                if alias not in self._other or is_lent(self._other[alias]):
+                    self._other[alias] = row
+        self.rows = sorted([*own, *shared], key=lambda row: (is_lent(row), row.get("created", ""), row["id"]))
         # What subnetworks make of this index and the zones: (digest of the zones, table).
         self.subnetworks: tuple[int, Any] | None = None
 
@@ -64,11 +73,15 @@ class Networks(Index):
 def kind(scope: Scope) -> Kind:
     """The cached list of networks. For a CloudStack project it holds the shared ones too (recordings, k 59)."""
     naming = scope.environment.settings.naming
+
+    def is_lent(row: Row) -> bool:
+        return bool(row.get("account") or row.get("projectid")) and not scope.is_own(row)
+
     return Kind(
         "networks",
         20.0,
         lambda client: client.read_all("listNetworks"),
-        lambda rows: Networks(rows, naming),
+        lambda rows: Networks(rows, naming, is_lent),
     )
 
 
@@ -131,7 +144,7 @@ def for_instance(
     if here:
         return here[0]
     rows = [row for row in known.rows if row["zoneid"] == zone.id]
-    isolated = [row for row in rows if row.get("type") == "Isolated"]
+    isolated = [row for row in rows if row.get("type") == "Isolated" and not known.is_lent(row)]
     if name == DEFAULT and len(isolated) == 1:
         return isolated[0]
     names = ", ".join(sorted({f"'{known.name(row['id'])}'" for row in rows}))
@@ -182,7 +195,7 @@ def to_network(scope: Scope, name: str, rows: list[Row]) -> pb.Network:
         id=number(rows[0]["id"]),
         creationTimestamp=from_cloudstack(rows[0].get("created", "")),
         name=name,
-        description="Default network for the project" if name == DEFAULT else only.get("displaytext", ""),
+        description="Default network for the project" if name == DEFAULT else scope.described(only),
         selfLink=link(scope, name),
         autoCreateSubnetworks=name == DEFAULT,
         subnetworks=sorted(found.link(scope) for row in rows if (found := subnetworks.of_row(scope, row))),
@@ -194,7 +207,8 @@ def to_network(scope: Scope, name: str, rows: list[Row]) -> pb.Network:
 
 _DIFFERENCES = (
     "The shared networks of zones with security groups and isolated networks named `default` are the network"
-    " `default`; any other isolated network, which exists in one zone only, is a network of its own."
+    " `default`; any other isolated network, which exists in one zone only, is a network of its own. A network that"
+    " another account lends is one too, with that account in its description, and never the network `default`."
 )
 
 

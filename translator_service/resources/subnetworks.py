@@ -57,7 +57,7 @@ def _table(scope: Scope, index: networks.Networks) -> dict[str, Subnetwork]:
     placed = [(row, zone) for row in index.rows if (zone := networks.zone_of(scope, row))]
     siblings = Counter((index.name(row["id"]), zone.region) for row, zone in placed)
     # A network alone in its region keeps its name, whatever `<network>-<zone>` says of others.
-    placed.sort(key=lambda pair: siblings[index.name(pair[0]["id"]), pair[1].region] > 1)
+    placed.sort(key=lambda pair: (index.is_lent(pair[0]), siblings[index.name(pair[0]["id"]), pair[1].region] > 1))
     taken: set[tuple[str, str]] = set()
     found = {}
     for row, zone in placed:
@@ -108,9 +108,10 @@ def find(scope: Scope, region: str, name: str) -> Subnetwork:
 
 
 def _known(scope: Scope, region: str, name: str) -> Subnetwork | None:
+    is_lent = networks.index(scope).is_lent
     here = [found for found in table(scope).values() if found.region == region]
-    shown = [found for found in here if found.name == name]
-    return next(iter(shown or (found for found in here if _is_alias(found.row, name))), None)
+    meant = [found for found in here if found.name == name] + [found for found in here if _is_alias(found.row, name)]
+    return min(meant, key=lambda found: is_lent(found.row), default=None)
 
 
 def _is_alias(row: Row, name: str) -> bool:
@@ -125,7 +126,7 @@ def to_subnetwork(scope: Scope, subnetwork: Subnetwork) -> pb.Subnetwork:
         id=number(row["id"]),
         creationTimestamp=from_cloudstack(row.get("created", "")),
         name=subnetwork.name,
-        description=row.get("displaytext", ""),
+        description=scope.described(row),
         network=networks.link(scope, subnetwork.network),
         ipCidrRange=cidr,
         gatewayAddress=gateway,
