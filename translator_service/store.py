@@ -80,7 +80,7 @@ documents = sa.Table(
     "documents",
     metadata,
     sa.Column("owner", sa.String(80), primary_key=True),
-    sa.Column("kind", sa.String(40), primary_key=True),  # "project-metadata", "instance-metadata"
+    sa.Column("kind", sa.String(40), primary_key=True),  # "project-metadata", "instance-metadata", ...
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
@@ -318,6 +318,12 @@ class Store:
         key = (documents.c.owner == owner, documents.c.kind == kind, documents.c.name == name)
         row = self._one(sa.select(documents.c.content).where(*key))
         return bytes(row["content"]) if row else None
+
+    def documents(self, owner: str, kind: str) -> dict[str, bytes]:
+        """All documents of a kind by name."""
+        query = sa.select(documents.c.name, documents.c.content)
+        rows = self._all(query.where(documents.c.owner == owner, documents.c.kind == kind))
+        return {row["name"]: bytes(row["content"]) for row in rows}
 
     def put_document(self, owner: str, kind: str, name: str, content: bytes, expected: bytes | None) -> bool:
         """Replace the document if it still is `expected` (None: absent); False when another writer was first."""
