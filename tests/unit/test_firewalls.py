@@ -87,7 +87,8 @@ def test_source_tags_alone_do_not_open_the_world(scope: Scope) -> None:
 def test_what_the_server_sets_cannot_be_sent(scope: Scope) -> None:
     sent = rule("web", "tcp", kind="x", id=7, selfLink="x", creationTimestamp="x")
     kept = firewalls.normalised(scope, sent)
-    assert not (kept.kind or kept.HasField("id") or kept.selfLink or kept.creationTimestamp)
+    assert kept.kind == "compute#firewall"
+    assert not (kept.HasField("id") or kept.selfLink or kept.creationTimestamp)
 
 
 def test_ranges_are_written_as_networks_and_once(scope: Scope) -> None:
@@ -108,7 +109,25 @@ def test_egress_is_kept_with_destinations(scope: Scope, operations: Any, simulat
     assert "createFirewallRule" not in simulated.calls.keys() - before.keys()
 
 
+def test_what_can_be_joined_is_counted_as_one(scope: Scope) -> None:
+    sources = [f"10.0.{place // 256}.{place % 256}" for place in range(1024)]
+    many = ",".join(str(port) for port in range(1, 500))
+    kept = firewalls.normalised(scope, rule("web", f"tcp:{many}", sourceRanges=sources))
+    assert len(kept.sourceRanges) == 1024 and len(kept.allowed[0].ports) == 499, "shown as they were put in"
+    firewalls.normalised(scope, rule("web", f"tcp:{ports(64)}", network="net-a", sourceRanges=apart(256)))
+    firewalls.normalised(scope, rule("web", f"tcp:{ports(20)}", sourceRanges=apart(50)))
+
+
 # What is refused
+
+
+def apart(count: int) -> list[str]:
+    """Ranges that cannot be joined."""
+    return [f"10.{place // 128}.{place % 128 * 2}.0/24" for place in range(count)]
+
+
+def ports(count: int) -> str:
+    return ",".join(str(port) for port in range(1, 2 * count, 2))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +159,14 @@ def test_egress_is_kept_with_destinations(scope: Scope, operations: Any, simulat
         (rule("web", "tcp", priority=65536), "resource.priority"),
         (rule("web", "tcp", priority=-1), "resource.priority"),
         (rule("web", "tcp", denied=[pb.Firewall.Denied(IPProtocol="udp")]), "resource.denied"),
+        (rule("web", "tcp", sourceTags=[f"t{index}" for index in range(31)]), "resource.sourceTags"),
+        (rule("web", "tcp", targetTags=[f"t{index}" for index in range(71)]), "resource.targetTags"),
+        (rule("web", "tcp", sourceRanges=apart(257)), "resource.sourceRanges"),
+        (rule("web", "tcp", network="net-a", sourceRanges=apart(257)), "resource.sourceRanges"),
+        (rule("web", "tcp", direction="EGRESS", destinationRanges=apart(257)), "resource.destinationRanges"),
+        (rule("web", f"tcp:{ports(33)}", f"udp:{ports(32)}"), "resource.allowed"),
+        (rule("web", f"tcp:{ports(20)}", sourceRanges=apart(51)), "resource.sourceRanges"),
+        (rule("web", f"tcp:{ports(51)}", sourceRanges=apart(20)), "resource.allowed"),
     ],
 )
 def test_refused(scope: Scope, wanted: pb.Firewall, field: str) -> None:
@@ -270,7 +297,7 @@ def test_recorded_groups_by_their_sources(scope: Scope) -> None:
 
 def test_a_rule_of_ours_keeps_its_name_beside_a_group(scope: Scope) -> None:
     rows = recorded_rows("h-security-groups", "listSecurityGroups")
-    found = {one.firewall.name for one in firewalls.foreign(scope, rows, ["web"])}
+    found = {one.firewall.name for one in firewalls.foreign(scope, rows, [rule("web")])}
     assert "web" not in found
     assert len(found) == 4
 
@@ -290,7 +317,7 @@ def test_a_group_that_comes_later_gets_another_name(scope: Scope, operations: An
 def test_groups_made_elsewhere_are_read_by_name_and_number(scope: Scope) -> None:
     group(scope, "My Group", SSH)
     group(scope, network_group("other"), HTTP)
-    assert names(scope) == ["my-group"], "groups of ours are not shown as themselves"
+    assert names(scope) == ["gce-other", "my-group"]
     shown = get(scope, "my-group")
     assert (list(shown.sourceRanges), shown.network) == (["10.0.0.0/8"], f"{ROOT}/networks/default")
     assert get(scope, str(shown.id)).name == "my-group"

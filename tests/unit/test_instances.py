@@ -616,7 +616,7 @@ def test_set_tags_moves_the_rules_of_groups(scope: Scope, operations: Finish) ->
     done(scope, operations, insert(scope, wanted(), "ch-gv2"))
 
     def ports() -> list[int]:
-        group = first(scope, "listSecurityGroups", securitygroupname="gce-vm-web-1")
+        group = first(scope, "listSecurityGroups", keyword="gce-vm-web-1.")
         return [row["startport"] for row in group["ingressrule"]]
 
     assert ports() == []

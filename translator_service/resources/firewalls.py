@@ -1,6 +1,7 @@
 """Firewalls: rules kept in our store and projected on CloudStack (see projection.py).
 
-Security groups made elsewhere are shown as firewalls of the network `default`, one for each set of sources.
+What people made in CloudStack is shown too, one firewall for each set of sources: security groups, as firewalls of the
+network `default`, their rules in groups of ours, and their rules of public addresses. They change when it is asked for.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import firewalls_pb2 as pb
 from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
-from translator_service import lists, naming, projection
-from translator_service.cloudstack.client import Answer
+from translator_service import claims, lists, naming, projection
+from translator_service.catalog import Entry
+from translator_service.cloudstack.client import Answer, Call
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import Row, number
 from translator_service.operations import engine
@@ -35,7 +37,20 @@ _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
 _NAMES = ("tcp", "udp", "icmp", "esp", "ah", "ipip", "sctp", "all")
 _ISOLATED = ("tcp", "udp", "icmp", "all")
 _EVERYWHERE = "0.0.0.0/0"
+# Google's bounds for tags and for ranges; what becomes of the ranges is bounded too, because each port range with each
+# source is a rule in a security group, which takes CloudStack a part of a second to make and to delete.
+_MAX_TAGS = {"sourceTags": 30, "targetTags": 70}
+_MAX_SOURCES = 256
+_MAX_PORTS = 64
+_MAX_GROUP_RULES = 1000
 _DEFAULT_GROUP = "default"
+# Begins the names of firewalls that are somebody's rules of a public address.
+_ADDRESS = "address-"
+
+
+# Answers about security groups, and about rules of addresses.
+_Answers = tuple[list[Answer], list[Answer]]
+_Claimed = Mapping[str, claims.Claims]
 
 
 # Rules of a request
@@ -46,8 +61,10 @@ def normalised(scope: Scope, wanted: pb.Firewall) -> pb.Firewall:
     naming.check_new_name(wanted.name)
     rule = pb.Firewall()
     rule.CopyFrom(wanted)
-    for field in ("kind", "id", "creationTimestamp", "selfLink", "logConfig"):
+    for field in ("id", "creationTimestamp", "selfLink", "logConfig"):
         rule.ClearField(field)
+    # Tells it from intents of before there were claims, which had none.
+    rule.kind = "compute#firewall"
     rule.direction = wanted.direction or "INGRESS"
     if rule.direction not in ("INGRESS", "EGRESS"):
         raise invalid("resource.direction", f"'{rule.direction}'. Must be INGRESS or EGRESS.")
@@ -76,8 +93,27 @@ def normalised(scope: Scope, wanted: pb.Firewall) -> pb.Firewall:
             naming.check_new_name(tag, f"resource.{field}[{position}]")
     for position, allowed in enumerate(rule.allowed):
         _check_allowed(allowed, f"resource.allowed[{position}]")
-    _check_possible(scope, rule)
+    sources, ports = _check_size(rule)
+    _check_possible(scope, rule, sources, ports)
     return rule
+
+
+def _check_size(rule: pb.Firewall) -> tuple[int, int]:
+    """(sources, ranges of ports) of a rule, neighbours joined. Raises 400 for more than CloudStack can bear."""
+    for field, limit in _MAX_TAGS.items():
+        if (count := len(getattr(rule, field))) > limit:
+            raise invalid(f"resource.{field}", f"{count} tags. At most {limit} are allowed.")
+    field = "destinationRanges" if rule.direction == "EGRESS" else "sourceRanges"
+    sources = len(projection.collapsed(getattr(rule, field)))
+    if sources > _MAX_SOURCES:
+        raise invalid(
+            f"resource.{field}", f"{sources} ranges that cannot be joined. At most {_MAX_SOURCES} are allowed."
+        )
+    ports = sum(map(len, projection.port_ranges(rule).values()))
+    if ports > _MAX_PORTS:
+        why = f"{ports} ranges of ports that cannot be joined. At most {_MAX_PORTS} are allowed."
+        raise invalid("resource.allowed", why)
+    return sources, ports
 
 
 def _check_direction(rule: pb.Firewall) -> None:
@@ -130,7 +166,7 @@ def _check_allowed(allowed: Any, field: str) -> None:
             raise invalid(f"{field}.ports[{position}]", why)
 
 
-def _check_possible(scope: Scope, rule: pb.Firewall) -> None:
+def _check_possible(scope: Scope, rule: pb.Firewall, sources: int, ports: int) -> None:
     """Refuse what a zone of the network cannot express, so that no rule silently does less."""
     if rule.direction == "EGRESS":
         return
@@ -139,6 +175,13 @@ def _check_possible(scope: Scope, rule: pb.Firewall) -> None:
         grouped = zone is not None and zone.security_groups
         if row.get("vpcid"):
             raise unsupported("resource.network", f"network '{rule.network}' has no firewalls.")
+        if grouped and sources * ports > _MAX_GROUP_RULES:
+            field = "resource.sourceRanges" if sources >= ports else "resource.allowed"
+            why = (
+                f"{sources} sources for {ports} ranges of ports. In network '{rule.network}' a rule may have at most"
+                f" {_MAX_GROUP_RULES} of both multiplied."
+            )
+            raise invalid(field, why)
         if not grouped and any(":" in text for text in rule.sourceRanges):
             raise unsupported("resource.sourceRanges", f"network '{rule.network}' has no IPv6.")
         for position, allowed in enumerate(rule.allowed):
@@ -173,35 +216,91 @@ def _intent(scope: Scope, row: Any) -> pb.Firewall:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A part of a security group made elsewhere. rules: their ids."""
+    """A part of what was made elsewhere in a security group or at an address. rules: ids of CloudStack's rules."""
 
     firewall: pb.Firewall
-    group: str
+    target: str
+    is_address: bool
     rules: tuple[str, ...]
 
 
-def foreign(scope: Scope, rows: Iterable[Row], taken: Iterable[str] = ()) -> list[Foreign]:
-    """Rows of groups made elsewhere, one firewall for each set of sources. taken: names of our own rules."""
-    reserved = [{"id": f"firewall/{name}", "name": name} for name in taken]
-    groups = [row for row in rows if not projection.is_ours(row["name"])]
-    index = scope.environment.index([*reserved, *groups], mapped={row["id"]: row["name"] for row in reserved})
+def foreign(
+    scope: Scope,
+    rows: Iterable[Row],
+    kept: Sequence[pb.Firewall] = (),
+    claimed: Mapping[str, claims.Claims] | None = None,
+) -> list[Foreign]:
+    """What others made, one firewall for each set of sources. rows: of groups, and of `address_rows`.
+
+    kept: our own rules; claimed: which of CloudStack's rules are ours.
+    """
+    reserved = [{"id": f"firewall/{rule.name}", "name": rule.name} for rule in kept]
+    has_older = any(not rule.kind for rule in kept)
+    others = [_without_ours(row, claimed or {}, has_older) for row in rows]
+    index = scope.environment.index([*reserved, *others], mapped={row["id"]: row["name"] for row in reserved})
     found = []
     for name, row in index:
         for position, (sources, rules) in enumerate(_by_sources(row)):
             suffix = hashlib.sha256(",".join(sources).encode()).hexdigest()[:8]
-            kept = pb.Firewall(
+            rule = pb.Firewall(
                 name=naming.with_suffix(name, suffix) if position else name,
                 description=row.get("description", ""),
-                network=networks.DEFAULT,
+                network=row.get("network", networks.DEFAULT),
                 priority=1000,
                 direction="INGRESS",
                 disabled=False,
                 sourceRanges=sources,
                 allowed=_allowed(rules),
             )
-            shown = to_firewall(scope, kept, UNKNOWN_TIME, f"{row['id']}/{suffix}" if position else row["id"])
-            found.append(Foreign(shown, row["id"], tuple(rule["ruleid"] for rule in rules)))
+            shown = to_firewall(scope, rule, UNKNOWN_TIME, f"{row['id']}/{suffix}" if position else row["id"])
+            identities = tuple(dict.fromkeys(one["ruleid"] for one in rules))
+            found.append(Foreign(shown, row["id"], "network" in row, identities))
     return found
+
+
+def _without_ours(row: Row, claimed: Mapping[str, claims.Claims], has_older: bool) -> Row:
+    """A group or an address with the rules that we did not make. Of a group made elsewhere these are all.
+
+    has_older: there are intents from before there were claims. Until a target has been seen since, its rules may be
+    theirs, so none is taken for somebody else's.
+    """
+    if "network" not in row and not projection.is_ours(row["name"]):
+        return row
+    known = claimed.get(row["id"])
+    if known is None and has_older:
+        return {**row, "ingressrule": []}
+    rules = row.get("ingressrule", ())
+    by_id: dict[str, set[str]] = {}
+    for rule in rules:
+        by_id.setdefault(rule["ruleid"], set()).update(projection.contents_of(rule))
+    others = {identity for identity, contents in by_id.items() if not claims.is_ours(known or {}, identity, contents)}
+    return {**row, "ingressrule": [rule for rule in rules if rule["ruleid"] in others]}
+
+
+def address_rows(scope: Scope, rows: Iterable[Row]) -> list[Row]:
+    """Rows of listFirewallRules by address, each like a security group."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.get("state") == "Revoke" or not row.get("ipaddressid"):
+            continue
+        text = row.get("ipaddress", "")
+        address = found.setdefault(
+            row["ipaddressid"],
+            {
+                "id": row["ipaddressid"],
+                "name": f"{_ADDRESS}{re.sub('[.:]', '-', text)}",
+                "description": f"Rules of address {text}",
+                "network": networks.name_of(scope, row.get("networkid", ""), ""),
+                "ingressrule": [],
+            },
+        )
+        for rule in sorted(projection.rules_of_row(row)):
+            ports = {"startport": rule.start, "endport": rule.end}
+            types = {"icmptype": rule.start, "icmpcode": rule.end}
+            numbers = types if rule.protocol == "icmp" else ports
+            part = {"ruleid": row["id"], "protocol": rule.protocol, "cidr": rule.source, **numbers}
+            address["ingressrule"].append(part)
+    return list(found.values())
 
 
 def _by_sources(group: Row) -> list[tuple[list[str], list[Row]]]:
@@ -244,11 +343,22 @@ def _port(rule: Row) -> str:
 # Reading
 
 
-def _groups(scope: Scope) -> list[Answer]:
-    """Security groups, asked for only where a zone has them."""
-    if not any(zone.security_groups for zone in zones.all_zones(scope)):
-        return []
-    return scope.client.read_all("listSecurityGroups")
+def _read_foreign(scope: Scope, *, addresses: bool = True) -> _Answers:
+    """Security groups and rules of addresses, each asked for only where a zone has them."""
+    every = zones.all_zones(scope)
+    has_groups = any(zone.security_groups for zone in every)
+    has_addresses = addresses and not all(zone.security_groups for zone in every)
+    asked = (("listSecurityGroups", has_groups), ("listFirewallRules", has_addresses))
+    calls: list[Call] = [(command, {}) for command, is_asked in asked if is_asked]
+    found = iter(scope.client.read_all_many(calls) if calls else ())
+    return next(found) if has_groups else [], next(found) if has_addresses else []
+
+
+def _all_foreign(scope: Scope, answers: _Answers, kept: Iterable[Any], claimed: _Claimed) -> list[Foreign]:
+    """kept: the rows of our own rules."""
+    groups, addresses = answers
+    rows = [*_rows(groups), *address_rows(scope, _rows(addresses))]
+    return foreign(scope, rows, [pb.Firewall.FromString(row["rule"]) for row in kept], claimed)
 
 
 def _rows(answers: Iterable[Answer]) -> list[Row]:
@@ -264,48 +374,59 @@ def _find_intent(scope: Scope, text: str) -> Any:
     return row
 
 
-def _find_foreign(scope: Scope, answers: Sequence[Answer], taken: Iterable[str], text: str) -> Foreign:
-    for found in foreign(scope, _rows(answers), taken):
+def _find_foreign(scope: Scope, some: Iterable[Foreign], text: str) -> Foreign:
+    for found in some:
         if text in (found.firewall.name, str(found.firewall.id)):
             return found
     raise not_found(scope.links.path("global", "firewalls", text))
 
 
-def _taken(scope: Scope) -> tuple[str, ...]:
-    return tuple(row["name"] for row in scope.store.list_firewalls(scope.project.key))
-
-
 _DIFFERENCES = (
     "Security groups made elsewhere are shown as firewalls of network `default`, one for each set of sources, although"
-    " they concern only the instances in the group. Their egress rules, rules whose source is a group and types of icmp"
-    " are not shown."
+    " they concern only the instances in the group; so are rules that others put into groups of gstack, and rules that"
+    " they made at public addresses, as firewalls named `address-...`. Egress rules, rules whose source is a group and"
+    " types of icmp are not shown."
 )
+_READ = ("listSecurityGroups", "listFirewallRules", "listZones")
 
 
-@rpc("Firewalls.Get", calls=("listSecurityGroups", "listZones"), differences=_DIFFERENCES)
+@rpc("Firewalls.Get", calls=_READ, differences=_DIFFERENCES)
 def get(scope: Scope, request: pb.GetFirewallRequest) -> Any:
     row = _find_intent(scope, request.firewall)
     if row is not None:
         return _intent(scope, row)
-    answers, taken = _groups(scope), _taken(scope)
+    answers, claimed = _read_foreign(scope), claims.of_project(scope)
+    kept = scope.store.list_firewalls(scope.project.key)
 
     def build() -> Message:
-        return _find_foreign(scope, answers, taken, request.firewall).firewall
+        return _find_foreign(scope, _all_foreign(scope, answers, kept, claimed), request.firewall).firewall
 
-    return scope.reply(list(answers), request, build, taken)
+    return scope.reply(_sources(scope, answers), request, build, *_state(kept, claimed))
 
 
-@rpc("Firewalls.List", calls=("listSecurityGroups", "listZones"), differences=_DIFFERENCES)
+def _state(kept: Iterable[Any], claimed: _Claimed) -> tuple[Any, ...]:
+    """What else a reply about firewalls depends on."""
+    return tuple((row["name"], row["created"]) for row in kept), claims.digest(claimed)
+
+
+def _sources(scope: Scope, answers: _Answers) -> list[Answer | Entry]:
+    """Rules of addresses name their networks."""
+    groups, addresses = answers
+    return [*groups, *addresses, scope.catalog(networks.kind(scope))] if addresses else [*groups]
+
+
+@rpc("Firewalls.List", calls=_READ, differences=_DIFFERENCES)
 def list_(scope: Scope, request: pb.ListFirewallsRequest) -> Any:
-    answers = _groups(scope)
+    answers, claimed = _read_foreign(scope), claims.of_project(scope)
     kept = scope.store.list_firewalls(scope.project.key)
 
     def build() -> Message:
         mine = [_intent(scope, row) for row in kept]
-        others = [found.firewall for found in foreign(scope, _rows(answers), [rule.name for rule in mine])]
-        return lists.page(scope, request, [*mine, *others], pb.FirewallList, "global/firewalls")
+        others = _all_foreign(scope, answers, kept, claimed)
+        items = [*mine, *(found.firewall for found in others)]
+        return lists.page(scope, request, items, pb.FirewallList, "global/firewalls")
 
-    return scope.reply(list(answers), request, build, tuple((row["name"], row["created"]) for row in kept))
+    return scope.reply(_sources(scope, answers), request, build, *_state(kept, claimed))
 
 
 # Changing
@@ -323,12 +444,15 @@ _APPLIED = (
     " do: ports of sctp in zones with security groups, other protocols than tcp, udp and icmp and IPv6 in isolated"
     " networks. Egress rules that allow are kept; egress is open anyway. Priorities are kept and change nothing without"
     " deny rules. Traffic inside an isolated network is always open. In zones with security groups rules reach the"
-    " instances that were created here.",
+    f" instances that were created here. Rules have at most {_MAX_SOURCES} sources and {_MAX_PORTS} ranges of ports,"
+    f" counted after neighbours were joined, and in zones with security groups at most {_MAX_GROUP_RULES} of both"
+    " multiplied. What a rule made in CloudStack already lets through is not made once more.",
 )
 def insert(scope: Scope, request: pb.InsertFirewallRequest) -> Message:
     rule = normalised(scope, request.resource)
     path = f"global/firewalls/{rule.name}"
-    if any(found.firewall.name == rule.name for found in foreign(scope, _rows(_groups(scope)))):
+    others = _read_foreign(scope, addresses=rule.name.startswith(_ADDRESS))
+    if any(found.firewall.name == rule.name for found in _all_foreign(scope, others, (), claims.of_project(scope))):
         raise already_exists(scope.links.path(path))
     content = rule.SerializeToString(deterministic=True)
     try:
@@ -355,20 +479,23 @@ def _submit(scope: Scope, type: str, row: Any) -> Message:
 @rpc(
     "Firewalls.Delete",
     calls=(*_APPLIED, "deleteSecurityGroup"),
-    differences="Of a security group made elsewhere the rules are deleted, and the group when it is empty and unused.",
+    differences="Of what was made elsewhere the rules are deleted, and a security group when it is empty and unused.",
 )
 def delete(scope: Scope, request: pb.DeleteFirewallRequest) -> Message:
     row = _find_intent(scope, request.firewall)
     if row is not None:
         return _submit(scope, "delete", row)
-    found = _find_foreign(scope, _groups(scope), _taken(scope), request.firewall)
+    kept = scope.store.list_firewalls(scope.project.key)
+    some = _all_foreign(scope, _read_foreign(scope), kept, claims.of_project(scope))
+    found = _find_foreign(scope, some, request.firewall)
+    target = {"address": found.target} if found.is_address else {"group": found.target}
     return engine.submit(
         scope,
         type="delete",
         target=f"global/firewalls/{found.firewall.name}",
         target_id=found.firewall.id,
         handler="firewalls.deleteForeign",
-        payload={"group": found.group, "rules": list(found.rules)},
+        payload={**target, "rules": list(found.rules)},
     )
 
 
@@ -418,7 +545,11 @@ def _restore(run: Run) -> None:
 @handler("firewalls.deleteForeign")
 def do_delete_foreign(run: Run) -> None:
     """Exactly the rules that were shown; then the group, if nothing else is in it and nobody uses it."""
-    group, rules = run.payload["group"], run.payload["rules"]
+    rules = run.payload["rules"]
+    if address := run.payload.get("address"):
+        _delete_at_address(run, address, rules)
+        return
+    group = run.payload["group"]
 
     def plan(scope: Scope) -> Plan:
         there = {rule["ruleid"] for row in _group(scope, group) for rule in row.get("ingressrule", ())}
@@ -428,7 +559,8 @@ def do_delete_foreign(run: Run) -> None:
     def clear(scope: Scope) -> None:
         for row in _group(scope, group):
             empty = not row.get("ingressrule") and not row.get("egressrule")
-            if empty and not row.get("virtualmachinecount") and row["name"].lower() != _DEFAULT_GROUP:
+            is_kept = row["name"].lower() == _DEFAULT_GROUP or projection.is_ours(row["name"])
+            if empty and not is_kept and not row.get("virtualmachinecount"):
                 try:
                     scope.client.write("deleteSecurityGroup", id=group)
                 except CloudStackError as error:
@@ -438,6 +570,20 @@ def do_delete_foreign(run: Run) -> None:
 
     projection.converge(run, "revoke", plan)
     run.look("delete-group", clear)
+
+
+def _delete_at_address(run: Run, address: str, rules: list[str]) -> None:
+    def plan(scope: Scope) -> Plan:
+        try:
+            answers = scope.client.read_all("listFirewallRules", ipaddressid=address)
+        except CloudStackError as error:
+            if error.code != 431:
+                raise
+            answers = []
+        there = {row["id"] for row in _rows(answers) if row.get("state") != "Revoke"}
+        return Plan(deletes=[(rule, "deleteFirewallRule", {"id": rule}) for rule in rules if rule in there])
+
+    projection.converge(run, "delete", plan)
 
 
 def _group(scope: Scope, identity: str) -> list[Row]:
