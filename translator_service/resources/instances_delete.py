@@ -76,7 +76,7 @@ def do_delete(run: Run) -> None:
     for address in addresses:
         run.job(f"release/{address['id']}", "disassociateIpAddress", id=address["id"])
     if zone.security_groups:
-        projection.release_instance(run, zone, payload["name"])
+        projection.release_instance(run, zone, payload["name"], rows[0])
     instances.forget_metadata(run.scope, instances.document_of(rows[0]))
 
 
