@@ -7,14 +7,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import click
+import sqlalchemy as sa
 
 from gstack.kernel import sealing
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
+from translator_service import claims, projection
 from translator_service.cloudstack.client import Client, Endpoint, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
+from translator_service.store import Store
 
 SUPPORTED = ((4, 18), (4, 22))
 # Commands without which something that gstack offers fails.
@@ -49,6 +53,7 @@ def check(settings: Settings, api_key: str, secret_key: str, endpoint: str | Non
         ("machine types", lambda: _offerings(client())),
         ("disk types", lambda: _disk_offerings(client())),
         ("images", lambda: _templates(client())),
+        ("firewall rules", lambda: _rules(client(), settings)),
         ("key files", lambda: _key_files(settings)),
     ]
     if endpoint:
@@ -159,10 +164,54 @@ def _disk_offerings(client: Client) -> str:
 
 
 def _templates(client: Client) -> str:
-    rows = client.read("listTemplates", templatefilter="executable").items
+    rows = client.read("listTemplates", templatefilter="executable", showunique="true").items
     if not rows:
         raise Problem("no template is visible; register one, public or for the account")
-    return f"{len(rows)} templates"
+    featured = sum(bool(row.get("isfeatured")) for row in rows)
+    if not featured:
+        return (
+            f"{len(rows)} templates, none of them featured: public image projects, as debian-cloud, find only what is"
+            " featured or named by its id in the names file"
+        )
+    return f"{len(rows)} templates, {featured} of them featured"
+
+
+def _rules(client: Client, settings: Settings) -> str:
+    """What people made in CloudStack: gstack leaves it as it is, so it lets through what no rule of GCE says."""
+    groups = [row for answer in client.read_all("listSecurityGroups") for row in answer.items]
+    rules = [row for answer in client.read_all("listFirewallRules") for row in answer.items]
+    claimed = _claims(client, settings)
+    if claimed is None:
+        return (
+            f"{len(groups)} security groups, {len(rules)} rules of addresses; which of them gstack made is known where"
+            " its database is"
+        )
+    targets = [(row["id"], "ruleid", row.get("ingressrule", ())) for row in groups]
+    targets += [(row.get("ipaddressid", ""), "id", [row]) for row in rules]
+    others = sum(
+        not claims.is_ours(claimed.get(target, {}), row[key], projection.contents_of(row))
+        for target, key, some in targets
+        for row in some
+    )
+    if not others:
+        return "all made by gstack"
+    return f"{others} made in CloudStack, which gstack lists as firewalls and leaves as they are"
+
+
+def _claims(client: Client, settings: Settings) -> dict[str, claims.Claims] | None:
+    """Which rules gstack made for the account, None when its database cannot be read from here."""
+    url = sa.make_url(settings.translator_database())
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return None
+    engine = sa.create_engine(url)
+    try:
+        account = client.read("listUsers").items[0]["accountid"]
+        found = Store(engine).documents(account, claims.KIND)
+    except (sa.exc.SQLAlchemyError, IndexError):
+        return None
+    finally:
+        engine.dispose()
+    return {target: claims.parse(content) for target, content in found.items()}
 
 
 def _key_files(settings: Settings) -> str:

@@ -73,6 +73,7 @@ def test_doctor(stack: Stack, tmp_path: Path) -> None:
     assert good.returncode == 0, good.stdout
     assert "FAIL" not in good.stdout
     assert "CH-GV2 (security groups)" in good.stdout
+    assert "firewall rules: " in good.stdout and "database is" not in good.stdout
     bad = run("doctor", "--cloudstack", url, "--api-key", API_KEY, "--secret-key", "wrong")
     assert bad.returncode == 1
     assert "FAIL keys" in bad.stdout

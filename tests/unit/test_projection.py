@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gstack.cli.doctor import _rules
 from gstack.kernel.errors import ApiError
 from simulator.world import VirtualMachine
 from tests.conftest import Cloud, recorded_rows
 from tests.unit import made
-from tests.unit.test_firewalls import delete, get, insert, names, rule
+from tests.unit.test_firewalls import delete, get, group, insert, names, rule
 from translator_service import claims, details, projection
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.operations import engine
@@ -577,6 +578,24 @@ def test_rules_made_in_cloudstack_stay_and_are_shown(lab: Lab, simulated: Cloud)
     assert {row["id"] for row in rows} == {*theirs}
     lab.delete(described["10.0.0.0/8",].name)
     assert lab.address(address) == {("tcp", "22-22"): ANY}
+
+
+def test_doctor_tells_of_rules_made_in_cloudstack(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, client = lab.scope.environment.settings, lab.scope.client
+    account = client.read("listUsers").items[0]["accountid"]
+    address = lab.isolated("vm")
+    lab.grouped("grouped")
+    lab.rule("ssh", "tcp:22", network="net-a")
+    lab.rule("web", "tcp:80")
+    documents = lab.scope.store.documents(lab.scope.project.key, claims.KIND)
+    for target, content in documents.items():
+        lab.scope.store.put_document(account, claims.KIND, target, content, expected=None)
+    assert _rules(client, settings) == "all made by gstack"
+    made.job(lab.scope, "createFirewallRule", ipaddressid=address, **MYSQL)
+    group(lab.scope, "mine", MYSQL)
+    assert _rules(client, settings).startswith("2 made in CloudStack")
+    elsewhere = settings.model_copy(update={"state_dir": settings.state_dir / "none"})
+    assert "2 rules of addresses; which of them gstack made" in _rules(client, elsewhere)
 
 
 def test_a_rule_that_was_ours_and_was_made_anew_elsewhere_stays(lab: Lab) -> None:
