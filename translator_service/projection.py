@@ -390,7 +390,7 @@ def _plan_address(plan: Plan, scope: Scope, address: str, rows: Iterable[Row], w
 
 
 def converge(run: Run, step: str, plan: Callable[[Scope], Plan]) -> dict[str, Any]:
-    """Plan and apply until nothing is left; returns the first plan.
+    """Plan and apply until nothing is left; returns the last plan.
 
     Others who change the same rules at this moment make some jobs fail, but then the next plan is another one. Raises
     CloudStackError when the same plan has failed three times.
@@ -406,6 +406,7 @@ def converge(run: Run, step: str, plan: Callable[[Scope], Plan]) -> dict[str, An
         return asdict(found)
 
     first: dict[str, Any] = {}
+    todo: dict[str, Any] = {}
     failed: dict[str, Any] = {}
     vain = 0
     for attempt in range(1, _ATTEMPTS + 1):
@@ -425,7 +426,7 @@ def converge(run: Run, step: str, plan: Callable[[Scope], Plan]) -> dict[str, An
         rules = ", ".join(f"'{name}'" for name in sorted(set(first["missed"])))
         why = "that were not created here, or that share a security group"
         run.warn("NOT_APPLIED", f"These rules do not reach instances {why}: {rules}.")
-    return first
+    return todo
 
 
 def _apply(run: Run, step: str, calls: Sequence[tuple[str, str, dict[str, str]]]) -> None:
@@ -612,23 +613,17 @@ def _same_name(row: Row, name: str) -> bool:
     return str(row["name"]).lower() == name.lower()
 
 
-def _ensure_group(scope: Scope, name: str, description: str, rows: Sequence[Row] = ()) -> tuple[Row, bool]:
-    """(the row of the group, whether it was made here) if it is not among these rows.
-
-    Somebody else may make it at the same moment.
-    """
-    found = next((row for row in rows if _same_name(row, name)), None)
-    if found is not None:
-        return found, False
+def _make_group(scope: Scope, name: str, description: str) -> Row:
+    """The row of a new group; somebody else, or an earlier try, may have made it already."""
     try:
-        return scope.client.write("createSecurityGroup", name=name, description=description).one(), True
+        return scope.client.write("createSecurityGroup", name=name, description=description).one()
     except CloudStackError as error:
         if error.code != 431:
             raise
         rows = scope.client.read("listSecurityGroups", securitygroupname=name).items
         if not rows:
             raise
-        return rows[0], False
+        return rows[0]
 
 
 # For instances
@@ -636,19 +631,25 @@ def _ensure_group(scope: Scope, name: str, description: str, rows: Sequence[Row]
 
 def groups_for_deploy(run: Run, zone: Zone, network: Row, name: str, tags: list[str]) -> list[str]:
     """Ids of the groups that a new instance gets, with their rules already in place."""
-    # Of this process; after a restart they are asked for again.
+    # Names of this process; after a restart they are made again, which tells that they are there.
     known: list[str] = []
     is_new = False
 
     def find(scope: Scope, shown: str) -> list[Row]:
         nonlocal is_new
         if known:
-            return _rows(scope.client.read_many([("listSecurityGroups", {"id": group}) for group in known]))
-        rows = scope.client.read("listSecurityGroups", securitygroupname=network_group(shown)).items
-        shared, is_new = _ensure_group(scope, network_group(shown), f"Rules of network {shown}", rows)
-        description = f"Rules of instance {name} ({run.name})"
-        own, _ = _ensure_group(scope, instance_group(run, name), description)
-        known.extend([shared["id"], own["id"]])
+            rows = _rows(scope.client.read_many([("listSecurityGroups", {"securitygroupname": one}) for one in known]))
+            if len(rows) == len(known):
+                return rows
+        names = [network_group(shown), instance_group(run, name)]
+        rows = scope.client.read("listSecurityGroups", securitygroupname=names[0]).items
+        shared = next((row for row in rows if _same_name(row, names[0])), None)
+        # Who made the network's group a moment ago may not have filled it yet.
+        is_new = is_new or shared is None
+        if shared is None:
+            shared = _make_group(scope, names[0], f"Rules of network {shown}")
+        own = _make_group(scope, names[1], f"Rules of instance {name} ({run.name})")
+        known[:] = names
         return [shared, own]
 
     def plan(scope: Scope) -> Plan:

@@ -418,6 +418,21 @@ def test_machines_that_share_a_group_get_what_is_for_all_of_them(lab: Lab) -> No
     assert lab.group("gce-vm-vm") == {("tcp", "22-22"): ANY}
 
 
+def test_a_group_that_goes_while_an_instance_is_made_is_made_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.rule("ssh", "tcp:22")
+    real = engine.jobs.run
+
+    def run(client: Any, job_id: str, command: str, parameters: Any, **more: Any) -> Any:
+        if command == "authorizeSecurityGroupIngress" and not gone:
+            gone.append(client.write("deleteSecurityGroup", id=parameters["securitygroupid"]))
+        return real(client, job_id, command, parameters, **more)
+
+    gone: list[Any] = []
+    monkeypatch.setattr(engine.jobs, "run", run)
+    lab.grouped("vm")
+    assert gone and lab.group("gce-default") == {("tcp", "22-22"): ANY}
+
+
 def test_an_instance_of_before_keeps_its_group(lab: Lab) -> None:
     group = lab.scope.client.write("createSecurityGroup", name="gce-vm-vm").one()["id"]
     machine = made.machine(lab.scope, "vm", GROUPS, securitygroupids=group, **_details(("web",)))
