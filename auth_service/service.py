@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import structlog
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
@@ -159,8 +159,8 @@ def _with_database(method: Method) -> Method:
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return method(request, context)
-        except OperationalError as error:
-            log.warning("database_away", reason=type(error.orig).__name__)
+        except database.AWAY as error:
+            log.warning("database_away", reason=type(error).__name__)
             raise database.unavailable() from error
 
     return call

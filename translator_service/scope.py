@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from google.protobuf.message import Message
 
 from gstack.kernel.errors import ApiError, not_found
@@ -184,12 +183,9 @@ def projects_kind(environment: Environment, account: str) -> Kind:
 def caller_of(environment: Environment, credential: bytes) -> Caller:
     """Unseal what auth gave the gateway. Raises 401 for what is not auth's, or is not good any more."""
     try:
-        found = orjson.loads(environment.sealer.open(credential, CREDENTIAL))
+        return Caller.of(environment.sealer.open_message(credential, CREDENTIAL))
     except SealError:
         raise _INVALID from None
-    if found.get("expires", 0) <= time.time():
-        raise _INVALID
-    return Caller.of(found)
 
 
 def resolve_project(environment: Environment, caller: Caller, name: str, client: Client) -> Project:

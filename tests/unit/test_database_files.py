@@ -111,7 +111,7 @@ def test_d6_logging_never_fails() -> None:
 
 
 def test_a_server_that_vanished_is_not_waited_for_long() -> None:
-    known = database._with_patience("postgresql+psycopg://a:b@c/d?connect_timeout=9&sslmode=require").query
+    known = database.with_patience("postgresql+psycopg://a:b@c/d?connect_timeout=9&sslmode=require").query
     assert (known["connect_timeout"], known["sslmode"]) == ("9", "require")
     assert 0 < int(known["tcp_user_timeout"]) <= 30_000
-    assert database._with_patience("sqlite:////tmp/x").query == {}
+    assert database.with_patience("sqlite:////tmp/x").query == {}

@@ -420,7 +420,7 @@ def test_machines_that_share_a_group_get_what_is_for_all_of_them(lab: Lab) -> No
 
 def test_a_group_that_goes_while_an_instance_is_made_is_made_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.rule("ssh", "tcp:22")
-    real = engine.jobs.run
+    real = run_module.jobs.run
 
     def run(client: Any, job_id: str, command: str, parameters: Any, **more: Any) -> Any:
         if command == "authorizeSecurityGroupIngress" and not gone:
@@ -428,7 +428,7 @@ def test_a_group_that_goes_while_an_instance_is_made_is_made_again(lab: Lab, mon
         return real(client, job_id, command, parameters, **more)
 
     gone: list[Any] = []
-    monkeypatch.setattr(engine.jobs, "run", run)
+    monkeypatch.setattr(run_module.jobs, "run", run)
     lab.grouped("vm")
     assert gone and lab.group("gce-default") == {("tcp", "22-22"): ANY}
 

@@ -63,7 +63,7 @@ class Keys:
 
 
 class Answer:
-    """One answer to `command`: `raw` bytes as received, parsed and checked (see rows) only when somebody looks inside."""
+    """One answer to `command`: `raw` bytes as received, parsed and checked (see rows) when somebody looks inside."""
 
     def __init__(self, raw: bytes, command: str = ""):
         self.raw = raw
@@ -84,10 +84,8 @@ class Answer:
 
     @property
     def count(self) -> int:
-        found = self.body.get("count", len(self.items))
-        if not isinstance(found, int):
-            raise self.unexpected("its count")
-        return found
+        rows = self.items
+        return int(self.body.get("count", len(rows)))
 
     def one(self) -> dict[str, Any]:
         """The object of a synchronous command: `{"volume": {...}}` without its key."""
