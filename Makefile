@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint bench bench-rolling chaos protos lock docs clean
+.PHONY: setup run test lint bench bench-rolling chaos fuzz protos lock docs clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,10 @@ chaos: setup
 
 bench-rolling: setup
 	$(BIN)/python -m benchmarks.rolling
+
+COUNT ?= 5000
+fuzz: setup
+	$(BIN)/python -m benchmarks.fuzz --count $(COUNT)
 
 protos: setup
 	$(BIN)/python hatch_build.py

@@ -4,7 +4,7 @@
     find_route    404, 405, 501
     authenticate  bearer token to principal: 401, 403, 503
     admit         429 for a user with too many requests in hand
-    decode        path + query + JSON to a request message: 400, 413
+    decode        path + query + JSON to a request message, `fields` to a mask: 400, 413
     call          one gRPC call to a translator
     encode        reply message, `fields` mask, JSON
 
@@ -14,6 +14,7 @@ One pass; a step that raises ApiError ends it, and `handle` makes Google's envel
 from __future__ import annotations
 
 import gzip
+import re
 import threading
 import time
 import uuid
@@ -27,7 +28,8 @@ from cachetools import LRUCache
 from google.protobuf.message import Message
 
 from gateway import codec, fields
-from gateway.limits import Users
+from gateway.fields import Mask
+from gateway.limits import Users, Waits
 from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
 from gstack.kernel import metrics, rpc, tracing
@@ -39,12 +41,22 @@ log = structlog.get_logger()
 
 JSON = "application/json; charset=UTF-8"
 _CALL_SECONDS = 150.0
+# Of a URL, or of a form that stands for one.
+_MAX_QUERY = 64 * 1024
+_MAX_PARAMETERS = 200
+# Control characters in what is still escaped, but those that a person may type.
+CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]|%(?:0[0-8bcefBCEF]|1[0-9a-fA-F]|7[fF])")
+# Of one entry of a cache, besides its bytes: key, links, objects.
+_ENTRY_BYTES = 400
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass
 class Request:
-    """A request, or a part of a batch. path: still escaped; base: scheme and host the client used."""
+    """A request, or a part of a batch. path: still escaped; base: scheme and host the client used.
+
+    may_wait: for something to end, if it is a request for that.
+    """
 
     method: str
     path: str
@@ -55,6 +67,7 @@ class Request:
     address: str = ""  # of the client
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     traceparent: str = ""
+    may_wait: bool = True
 
     # What the steps find out, in their order.
     parameters: list[tuple[str, str]] = field(default_factory=list)
@@ -64,6 +77,7 @@ class Request:
     principal: Principal | None = None
     admitted: bool = False
     message: Message | None = None
+    mask: Mask | None = None
     reply: bytes = b""
 
     def parameter(self, name: str, default: str = "") -> str:
@@ -87,9 +101,13 @@ class Api:
         self.router = router
         self.tokens = tokens
         self._calls: dict[str, Any] = {route.rpc: channel.unary_unary(route.rpc) for route in router.routes}
-        self._encoded: LRUCache[Any, bytes] = LRUCache(settings.reply_cache_bytes, getsizeof=len)
+        self._encoded: LRUCache[Any, bytes] = LRUCache(
+            settings.reply_cache_bytes, getsizeof=lambda body: len(body) + _ENTRY_BYTES
+        )
         self._lock = threading.Lock()
         self.users = Users(settings.gateway_requests_per_user)
+        # Half of the threads are for what is quick, and half of the others for somebody else.
+        self.waits = Waits(max(settings.gateway_threads // 2, 1), max(settings.gateway_threads // 4, 1))
         self.steps = (self.normalize, self.find_route, self.authenticate, self.admit, self.decode, self.call)
 
     def handle(self, request: Request) -> Response:
@@ -140,11 +158,19 @@ class Api:
                 "application/x-www-form-urlencoded"
             ):
                 request.query, request.body = request.body.decode("latin-1"), b""
+        if len(request.query) > _MAX_QUERY:
+            raise ApiError(400, f"The query has more than {_MAX_QUERY} bytes.", "invalid")
+        if CONTROL.search(request.query):
+            raise ApiError(400, "The query has control characters.", "invalid")
         try:
-            request.parameters = parse_qsl(request.query, keep_blank_values=True, errors="strict")
+            request.parameters = parse_qsl(
+                request.query, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS
+            )
             unquote_to_bytes(request.path).decode("utf-8")
         except UnicodeDecodeError:
             raise ApiError(400, "The request URL is not valid UTF-8.", "invalid") from None
+        except ValueError:
+            raise ApiError(400, f"The query has more than {_MAX_PARAMETERS} parameters.", "invalid") from None
 
     def find_route(self, request: Request) -> None:
         surface = self.router.surface
@@ -172,14 +198,26 @@ class Api:
         alt = request.parameter("alt", "json")
         if alt not in ("json", "json;enum-encoding=int"):
             raise ApiError(400, f"Invalid value for field 'alt': '{alt[:20]}'.", "invalidParameter", "alt")
+        request.mask = fields.parse(request.parameter("fields"))
         request.message = route.decode(request.path_parameters, request.parameters, request.body)
 
     def call(self, request: Request) -> None:
+        assert request.principal is not None
+        if not _route(request).waits:
+            self.ask(request)
+            return
+        with self.waits.place(request.principal.key) as granted:
+            request.may_wait &= granted
+            self.ask(request)
+
+    def ask(self, request: Request) -> None:
         assert request.principal is not None and request.message is not None
-        metadata = (
+        metadata: list[tuple[str, str | bytes]] = [
             (rpc.CREDENTIAL, request.principal.credential),
             (rpc.LINK_BASE, self.link_base(request)),
-        )
+        ]
+        if not request.may_wait:
+            metadata.append((rpc.AT_ONCE, "1"))
         try:
             request.reply = self._calls[_route(request).rpc](
                 request.message.SerializeToString(), timeout=_CALL_SECONDS, metadata=metadata
@@ -190,16 +228,16 @@ class Api:
     def encode(self, request: Request) -> Response:
         """The same reply is encoded once: the cache knows encoded answers by what they were made from."""
         route = _route(request)
-        mask = request.parameter("fields")
         pretty = request.parameter("prettyPrint", "true").lower() not in ("false", "0")
-        key = (route.id, hash(request.reply), len(request.reply), mask, pretty)
+        # All keys are of one size, whatever clients make up.
+        selected = hash(request.parameter("fields"))
+        key = (route.id, hash(request.reply), len(request.reply), selected, pretty)
         with self._lock:
             body = self._encoded.get(key)
         metrics.CACHE.labels("encoded", "miss" if body is None else "hit").inc()
         if body is None:
-            parsed = fields.parse(mask)
             value = route.encode(route.reply.FromString(request.reply))
-            body = codec.to_json(fields.apply(parsed, value) if parsed else value, pretty)
+            body = codec.to_json(fields.apply(request.mask, value) if request.mask else value, pretty)
             if len(body) <= self.settings.reply_cache_bytes // 8:
                 with self._lock:
                     self._encoded[key] = body

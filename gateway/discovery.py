@@ -36,21 +36,26 @@ _EXPECTED = {"snapshots": ("list", "get"), "kernels": ("list", "get")}
 _REVISION = "20261123"
 
 
+# Where scheme and host of the client come to stand.
+_ROOT = "https://root.invalid"
+
+
 class Discovery:
     def __init__(self, router: Router):
         self._router = router
-        self._documents: dict[tuple[str, str], tuple[bytes, str]] = {}
+        self._documents: dict[str, tuple[bytes, str]] = {}
 
     def document(self, version: str, root: str) -> tuple[bytes, str] | None:
         """(JSON, ETag) of a version for clients that use this scheme and host; None for an unknown version."""
         if version not in COMPUTE.versions:
             return None
-        if (version, root) not in self._documents:
-            if len(self._documents) > 200:  # hosts are told by clients
-                self._documents.clear()
-            body = orjson.dumps(self._build(version, root), option=orjson.OPT_INDENT_2)
-            self._documents[version, root] = (body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-        return self._documents[version, root]
+        if version not in self._documents:
+            made = orjson.dumps(self._build(version, _ROOT), option=orjson.OPT_INDENT_2)
+            self._documents[version] = (made, hashlib.sha256(made).hexdigest())
+        # Hosts are told by clients: what is kept must not depend on them.
+        body, digest = self._documents[version]
+        etag = hashlib.sha256(f"{digest} {root}".encode()).hexdigest()[:32]
+        return body.replace(_ROOT.encode(), orjson.dumps(root)[1:-1]), f'"{etag}"'
 
     def directory(self, root: str) -> bytes:
         """`GET /discovery/v1/apis`."""

@@ -7,6 +7,7 @@ is 404.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gateway import codec, tokens
 from gstack.kernel import contract
-from gstack.kernel.contract import http_rule, method_id
+from gstack.kernel.contract import http_rule, method_id, waits
 from gstack.kernel.errors import ApiError
 
 
@@ -44,6 +45,7 @@ COMPUTE = Surface(
 )
 IAM = Surface(contract.AUTH, "", ("v1",), "iam_methods.txt", tokens.IAM, True)
 
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
 # Parameters of every method that change nothing here, or are handled by the gateway itself.
 SYSTEM_PARAMETERS = frozenset(
     ("alt", "fields", "prettyPrint", "key", "quotaUser", "userIp", "callback", "oauth_token", "uploadType",
@@ -64,11 +66,12 @@ class Route:
     encode: Callable[[Message], dict[str, Any]]
     parameters: dict[str, FieldDescriptor]
     body: str
+    waits: bool  # for something to end, as long as it may
 
     @property
     def mutates(self) -> bool:
         """Waiting for an operation is a POST and changes nothing; Google's read-only scopes allow it."""
-        return self.verb != "GET" and self.descriptor.name != "Wait"
+        return self.verb != "GET" and not self.waits
 
     def decode(self, path: dict[str, str], query: list[tuple[str, str]], body: bytes) -> Message:
         """The request message. Raises 400 naming the parameter or field at fault."""
@@ -89,6 +92,8 @@ class Route:
                     name,
                 )
         for name, text in path.items():
+            if _CONTROL.search(text):
+                raise ApiError(400, f"Invalid value for field '{name}': it has control characters.", "invalid", name)
             setattr(message, name, text)
         if self.body and body:
             target = getattr(message, self.body)
@@ -137,6 +142,7 @@ class Router:
                 if item.name != rule.body and f"{{{item.name}}}" not in rule.path
             },
             body=rule.body,
+            waits=waits(method),
         )
         self.routes.append(route)
         self._add(rule.verb, rule.path.removeprefix(f"/{self.surface.prefix}{self.surface.versions[0]}/"), route)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import flask
@@ -15,7 +17,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as FlaskResponse
 
-from gateway.api import JSON, Api, Request, Response, error_response
+from gateway.api import CONTROL, JSON, Api, Request, Response, error_response
 from gateway.batch import Batch
 from gateway.discovery import Discovery
 from gateway.limits import Room
@@ -39,6 +41,34 @@ CHECKS = ("gateway", "translator", "auth")
 # Probes are answered whatever else there is to do.
 _PROBES = ("/healthz", "/readyz", "/readyz/<name>")
 
+# Paths below which there are requests with JSON; all others take forms, and not large ones.
+_LARGE = ("/compute/", "/batch", "/v1/projects/")
+_MAX_FORM = 32 * 1024
+_MAX_FORM_FIELDS = 100
+_HOST = re.compile(r"((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+
+def is_probe(path: str) -> bool:
+    return path in ("/healthz", "/readyz") or path.startswith("/readyz/")
+
+
+def body_limit(settings: Settings, path: str) -> int:
+    """Bytes that a request to this path may have."""
+    return settings.max_body if path.startswith(_LARGE) else _MAX_FORM
+
+
+def is_host(text: str) -> bool:
+    """Whether it can be the host of a link: a name, also an international one in its ASCII form, or an address."""
+    found = _HOST.fullmatch(text)
+    if len(text) > 255 or found is None:
+        return False
+    if "xn--" in text.lower():
+        try:
+            found[1].encode().decode("idna")
+        except UnicodeError:
+            return False
+    return True
+
 
 def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False) -> Flask:
     """The WSGI application of one process. gRPC channels are made here, so call it after a fork.
@@ -46,8 +76,9 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     draining: whether this gateway was told to stop, and only serves on until balancers know it.
     """
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body * 2
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.url_map.merge_slashes = False
+    app.wsgi_app = _with_host(app.wsgi_app)  # type: ignore[method-assign]
     if settings.proxies:
         # Addresses for limits and the audit log, scheme and host for links: from the proxies that are ours only.
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
@@ -66,7 +97,10 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     oauth = OAuth(auth, issuer)
 
     def base() -> str:
-        return settings.public_url.rstrip("/") or flask.request.host_url.rstrip("/")
+        # Flask would spell an international name out.
+        environ = flask.request.environ
+        scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST") or flask.request.host
+        return settings.public_url.rstrip("/") or f"{scheme}://{host.removesuffix(_DEFAULT_PORTS[scheme])}"
 
     def incoming() -> Request:
         environ = flask.request.environ
@@ -90,6 +124,17 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
             response = api.compressed(response)
         return flask.Response(response.body, response.status, response.headers)
 
+    def check_form() -> None:
+        """What is no API takes forms: few fields, of text."""
+        body = flask.request.get_data()
+        if len(body) > _MAX_FORM:
+            raise ApiError(413, f"Request payload size exceeds the limit: {_MAX_FORM} bytes.")
+        if body.count(b"&") + body.count(b";") >= _MAX_FORM_FIELDS:
+            raise ApiError(400, f"The form has more than {_MAX_FORM_FIELDS} fields.", "invalid")
+        for name, text in (("form", body.decode("latin-1")), ("query", flask.request.environ["QUERY_STRING"])):
+            if CONTROL.search(text):
+                raise ApiError(400, f"The {name} has control characters.", "invalid")
+
     def rule() -> str:
         return flask.request.url_rule.rule if flask.request.url_rule else "unknown"
 
@@ -100,6 +145,8 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
         if rule() not in _PROBES:
             flask.g.held.enter_context(room.place())
         flask.g.has_place = True
+        if not flask.request.path.startswith(_LARGE):
+            check_form()
         if not rule().startswith(_API):
             traceparent = flask.request.headers.get("Traceparent", "")
             flask.g.held.enter_context(tracing.request(rule(), flask.g.id, traceparent))
@@ -208,3 +255,19 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
         return outgoing(error_response(error))
 
     return app
+
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _with_host(app: Any) -> Any:
+    """The WSGI application, for hosts that can be: Flask's own code fails for others, and links lead to them."""
+
+    def call(environ: dict[str, Any], start: Any) -> Any:
+        host = environ.get("HTTP_HOST", "")
+        if (host and not is_host(host)) or environ["wsgi.url_scheme"] not in _DEFAULT_PORTS:
+            refusal = error_response(ApiError(400, "The host of the request is malformed.", "invalid"))
+            return flask.Response(refusal.body, refusal.status, refusal.headers)(environ, start)
+        return app(environ, start)
+
+    return call

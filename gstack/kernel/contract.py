@@ -70,6 +70,11 @@ def http_rule(method: MethodDescriptor) -> HttpRule:
     return HttpRule(verb.upper(), getattr(rule, verb), rule.body)
 
 
+def waits(method: MethodDescriptor) -> bool:
+    """Whether the method only waits for something to end, and answers with what it is by then."""
+    return bool(method.GetOptions().Extensions[field_pb2.waits])  # type: ignore[index]
+
+
 def enum_values(field: FieldDescriptor) -> tuple[str, ...]:
     """Values that a string field accepts; empty when it accepts any."""
     return tuple(field.GetOptions().Extensions[field_pb2.enum])  # type: ignore[index]

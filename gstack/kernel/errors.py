@@ -56,6 +56,17 @@ _FROM_GRPC = {
     grpc.StatusCode.UNIMPLEMENTED: (501, "The method is not implemented."),
 }
 
+# Bytes. Both may quote what a client sent, and travel in headers of gRPC, which have 8 kB together, in two spellings.
+_MAX_MESSAGE = 1500
+_MAX_LOCATION = 300
+
+
+def _short(text: str, limit: int) -> str:
+    if len(text) <= limit // 4:
+        return text
+    encoded = text.encode("utf-8", "replace")
+    return text if len(encoded) <= limit else encoded[:limit].decode("utf-8", "ignore") + "..."
+
 
 class ApiError(Exception):
     """An error answer.
@@ -65,6 +76,7 @@ class ApiError(Exception):
     """
 
     def __init__(self, code: int, message: str, reason: str = "", location: str = "", retry_after: int = 0):
+        message, location = _short(message, _MAX_MESSAGE), _short(location, _MAX_LOCATION)
         super().__init__(code, message, reason, location, retry_after)
         self.code = code
         self.message = message

@@ -39,8 +39,12 @@ HTTP_SECONDS = Histogram(
     buckets=_BUCKETS,
 )  # fmt: skip
 HTTP_RUNNING = Gauge("gstack_http_requests_running", "Requests in hand.", multiprocess_mode="livesum")
+HTTP_CONNECTIONS = Gauge("gstack_http_connections", "Connections of clients.", multiprocess_mode="livesum")
 HTTP_REFUSED = Counter(
-    "gstack_http_refused", "Requests refused at once, for overload of the process or the limit of a user.", ["reason"]
+    "gstack_http_refused",
+    "What was refused or given up at once: requests for overload of the process (overload), the limit of a user (user) "
+    "or what they are (malformed), and connections that are slow (slow) or too many (connections, memory).",
+    ["reason"],
 )
 
 # Every service

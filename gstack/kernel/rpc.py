@@ -36,11 +36,14 @@ _DRAIN_SECONDS = 1.0
 # links. The ids of the request go with every call (see tracing).
 CREDENTIAL = "x-credential-bin"
 LINK_BASE = "x-link-base"
+# With any value: a method that waits for something to end answers with what it is now.
+AT_ONCE = "x-at-once"
 
 # Whoever is asked on behalf of a caller gets a little less time than the caller has left, so that the answer still
 # arrives.
 _MARGIN = 0.25
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+_may_wait: ContextVar[bool] = ContextVar("may_wait", default=True)
 
 # Of health checks, and of telling callers that there are too many of them: neither waits for a call's thread.
 _aside = futures.ThreadPoolExecutor(2, thread_name_prefix="rpc-aside")
@@ -121,6 +124,11 @@ def deadline(seconds: float) -> float:
     In seconds of `time.monotonic()`.
     """
     return min(time.monotonic() + seconds, _deadline.get())
+
+
+def may_wait() -> bool:
+    """Whether the caller in hand lets a method wait for something to end."""
+    return _may_wait.get()
 
 
 def channel(target: str, service: str, trust: Trust | None) -> grpc.Channel:
@@ -298,6 +306,7 @@ def guarded(
         started, status = time.monotonic(), "OK"
         left = context.time_remaining()
         until = _deadline.set(started + left - _MARGIN if left else float("inf"))
+        waits = _may_wait.set(AT_ONCE not in metadata)
         with (
             tracing.request(name, request_id, str(metadata.get(tracing.TRACEPARENT, ""))),
             metrics.running(metrics.RPC_RUNNING),
@@ -315,6 +324,7 @@ def guarded(
                 raise
             finally:
                 _deadline.reset(until)
+                _may_wait.reset(waits)
                 tracing.note(status=status)
                 metrics.RPC_SECONDS.labels(name, status).observe(time.monotonic() - started)
 

@@ -48,6 +48,30 @@ class Settings(BaseSettings):
     gateway_requests_per_user: int = Field(
         default=64, ge=1, description="Requests of one user that one gateway process serves at a time; others get 429."
     )
+    gateway_connections: int = Field(
+        default=10_000,
+        ge=10,
+        description="Connections of clients that one gateway process keeps; for another one the longest idle goes. "
+        "Also bounded by the files that it may open.",
+    )
+    gateway_head_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a client may take for TLS, for the head of a request, and for its body or the answer "
+        "before `GSTACK_GATEWAY_BYTES_PER_SECOND` counts.",
+    )
+    gateway_bytes_per_second: int = Field(
+        default=4096, ge=1, description="Least speed, on average, at which clients send bodies and take answers."
+    )
+    gateway_idle_seconds: float = Field(
+        default=75.0, gt=0, description="How long an unused connection is kept; longer than proxies in front keep it."
+    )
+    gateway_held_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Memory of one gateway process for bodies that arrive and answers that leave; beyond it the "
+        "slowest is given up.",
+    )
     gateway_drain_seconds: float = Field(
         default=5.0,
         ge=0,

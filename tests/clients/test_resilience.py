@@ -280,6 +280,17 @@ def test_a_repeated_request_is_one_operation(stack: Stack) -> None:
     stack.finish(stack.call("GET", f"/zones/ch-gv2/operations/{first}").json())
 
 
+def test_b3_a_wait_in_a_batch_is_answered_at_once(own_stack: Stack) -> None:
+    """With the operation as it is: what waits would hold up the others of the batch, and other users' batches."""
+    client = Session(own_stack, "tests")
+    own_stack.simulate("PATCH", "settings", {"job_seconds": {"": 0.1, "deployVirtualMachine": 10_000}})
+    operation = client.ask("POST", INSTANCES, machine("pending"))
+    wait = f"/compute/v1/projects/demo/zones/ch-gv2/operations/{operation['name']}/wait"
+    answers = client.batch([("POST", wait, None)] * 100 + [("GET", "/compute/v1/projects/demo/zones", None)])
+    assert [status for status, _ in answers] == [200] * 101
+    assert {body["status"] for _, body in answers[:100]} <= {"PENDING", "RUNNING"}
+
+
 def test_operations_on_one_instance_take_turns(stack: Stack) -> None:
     stack.finish(stack.call("POST", INSTANCES, machine("turns")).json())
     path = f"{INSTANCES}/turns"

@@ -5,15 +5,32 @@ from __future__ import annotations
 import email
 import json
 import threading
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from gateway import batch
 from gateway.api import Request, Response
-from gateway.batch import MAX_PARTS, Batch
+from gateway.batch import MAX_PARTS, Batch, split
+from gateway.tokens import Principal
+from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
 
 BOUNDARY = "===============7330845974216740156=="
+
+
+class Users:
+    """`Bearer <user>` is good, unless the user is bad."""
+
+    def principal(self, authorization: str, base: str, address: str) -> Principal:
+        user = authorization.removeprefix("Bearer ")
+        if user in ("", "bad"):
+            raise ApiError(401, "bad token")
+        return Principal(user, user, b"", frozenset(), 0.0)
 
 
 class Echo:
@@ -24,6 +41,7 @@ class Echo:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.threads: set[int] = set()
+        self.tokens = Users()
 
     def handle(self, request: Request) -> Response:
         self.requests.append(request)
@@ -169,6 +187,15 @@ def test_a_thousand_parts_but_not_one_more(echo: Echo) -> None:
         outer([]),
         outer([part("nonsense")]),
         outer([part("")]),
+        outer(
+            [part("GET /a HTTP/1.1"), "Content-Type: multipart/mixed; boundary=x\n\n--x\n\nGET /b HTTP/1.1\n--x--\n"]
+        ),
+        outer([part("GET /a HTTP/1.1"), part("GET /b HTTP/1.1").replace("<0a1b", "<\xfc")]),
+        outer([part("GET /a HTTP/1.1"), part("GET /b HTTP/1.1").replace("0a1b", "x" * 2000)]),
+        outer([part("GET /a HTTP/1.1", 1, "no colon\n")]),
+        outer([part("GET /a HTTP/1.1", 1, "X: y\n" * 100)]),
+        outer([part("GET /a HTTP/1.1", 1, f"X: {'y' * 40_000}\n")]),
+        outer([part("GET /a HTTP/1.1", n, f"Authorization: Bearer u{n}\n") for n in range(20)]),
         outer([part("GET http://[x/y HTTP/1.1")]),
     ],
 )
@@ -181,3 +208,105 @@ def test_what_is_no_batch(echo: Echo, request_: Request) -> None:
 
 def test_a_batch_that_is_too_large(echo: Echo) -> None:
     assert Batch(echo).handle(outer([part("POST /a HTTP/1.1", 1, "", "x" * 1_000_000)])).status == 413
+
+
+def test_e_nested_multiparts_are_not_followed(echo: Echo) -> None:
+    text = part("GET /a HTTP/1.1")
+    for depth in range(3000):
+        text = f"Content-Type: multipart/mixed; boundary=b{depth}\n\n--b{depth}\n{text}--b{depth}--\n"
+    assert Batch(echo).handle(outer([text])).status == 400
+
+
+def test_c1_parts_are_counted_before_they_are_read(echo: Echo) -> None:
+    request = outer([f"\nGET /{number} HTTP/1.1\n" for number in range(10_000)])
+    tracemalloc.start()
+    response = Batch(echo).handle(request)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (response.status, b"10000 parts" in response.body) == (400, True)
+    assert peak < 200_000
+
+
+def test_c1_answers_of_a_batch_are_bounded(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MAX_ANSWERS", 1000)
+    found = answers(Batch(echo).handle(outer([part(f"GET /{number} HTTP/1.1", number) for number in range(200)])))
+    statuses = [status.split()[1] for _, status, _ in found]
+    assert set(statuses) == {"200", "403"} and len(echo.requests) < 60
+    assert found[-1][2]["error"]["errors"][0]["reason"] == "responseTooLarge"
+
+
+def test_a_batch_without_a_good_token_is_refused_as_a_whole(echo: Echo) -> None:
+    response = Batch(echo).handle(outer([part("GET /a HTTP/1.1")], authorization="Bearer bad"))
+    assert (response.status, echo.requests) == (401, [])
+    mixed = [part("GET /a HTTP/1.1", 1, "Authorization: Bearer bad\n"), part("GET /b HTTP/1.1", 2)]
+    assert Batch(echo).handle(outer(mixed)).status == 200
+
+
+def test_parts_do_not_wait_for_operations(echo: Echo) -> None:
+    Batch(echo).handle(outer([part("POST /wait HTTP/1.1")]))
+    assert [request.may_wait for request in echo.requests] == [False]
+
+
+class Blocking(Echo):
+    """Requests below `/slow` are answered when they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.running = threading.Event(), threading.Semaphore(0)
+
+    def handle(self, request: Request) -> Response:
+        if request.path.startswith("/slow"):
+            self.running.release()
+            assert self.go.wait(60)
+        return super().handle(request)
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    return thread, found
+
+
+def test_b3_one_users_batches_do_not_hold_up_anothers() -> None:
+    api = Blocking()
+    batches = Batch(api)
+    slow = outer([part(f"GET /slow/{number} HTTP/1.1", number) for number in range(100)], authorization="Bearer ian")
+    taken = [in_thread(lambda: batches.handle(slow)) for _ in range(3)]
+    # A thread of each batch, and ian's share of the helpers: not all of them.
+    for _ in range(3 + 8):
+        assert api.running.acquire(timeout=60)
+    assert not api.running.acquire(timeout=0.2)
+    quick = outer([part(f"GET /n/{number} HTTP/1.1", number) for number in range(50)], authorization="Bearer eve")
+    thread, found = in_thread(lambda: batches.handle(quick))
+    thread.join(60)
+    assert found and len(answers(found[0])) == 50
+    api.go.set()
+    for thread, found in taken:
+        thread.join(60)
+        assert len(answers(found[0])) == 100
+
+
+lines = st.sampled_from(
+    ["--b", "--b--", "Content-Type: application/http", "Content-Type: multipart/mixed; boundary=b", "Content-ID: <1>",
+     "Content-ID: <\xfc>", "", "GET /compute/v1/projects/p/zones HTTP/1.1", "POST http://[ HTTP/1.1", "\x00",
+     "Content-Transfer-Encoding: base64", "Content-Transfer-Encoding: quoted-printable", "x: y", " folded", "{}"]
+) | st.text(max_size=12)  # fmt: skip
+
+
+@given(st.lists(lines, max_size=30), st.sampled_from(["\r\n", "\n", "\r"]), st.sampled_from(["b", '"b"', "", "c;x"]))
+@example(["--b", "Content-ID: <\xfc>", "", "GET /a HTTP/1.1", "--b--"], "\r\n", "b")
+@settings(max_examples=300)
+def test_e_any_body_is_a_batch_or_400(body: list[str], ends: str, boundary: str) -> None:
+    request = outer([], **{"content-type": f"multipart/mixed; boundary={boundary}"})
+    request.body = ends.join(body).encode("utf-8", "surrogatepass")
+    try:
+        parts = split(request)
+    except ApiError as error:
+        assert error.code == 400
+    else:
+        assert 0 < len(parts) <= body.count("--b") + 20
+    echo = Echo()
+    response = Batch(echo).handle(request)
+    assert response.status in (200, 400)
+    assert response.status == 200 or not echo.requests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 
 import orjson
 import pytest
@@ -45,10 +46,15 @@ _NUMBERS = {
 }
 
 
+def texts(size: int) -> st.SearchStrategy[str]:
+    """Of every character that a body may hold."""
+    return st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=size)
+
+
 def scalars(field: FieldDescriptor) -> st.SearchStrategy:
     if values := enum_values(field):
         return st.sampled_from(values)
-    return _NUMBERS[field.type] if field.type in _NUMBERS else st.text(max_size=12)
+    return _NUMBERS[field.type] if field.type in _NUMBERS else texts(12)
 
 
 @st.composite
@@ -60,7 +66,7 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Message
     for field in wanted:
         if is_map(field):
             value = field.message_type.fields_by_name["value"]
-            for key in draw(st.lists(st.text(max_size=8), max_size=2)):
+            for key in draw(st.lists(texts(8), max_size=2)):
                 if value.message_type:
                     getattr(message, field.name)[key].CopyFrom(draw(messages(value.message_type, depth + 3)))
                 else:
@@ -285,6 +291,57 @@ json_values = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" + b"[]," * 200_000 + b"1]", b"{" + b'"a":1,' * 200_000 + b'"b":1}', b'{"a":[' + b"1," * 400_000 + b"1]}"],
+    ids=["lists", "members", "numbers"],
+)
+def test_c1_items_are_counted_before_they_are_made(body: bytes) -> None:
+    tracemalloc.start()
+    assert "items" in refused(Instance, body).message
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize("script", ["a,b{[" * 60_000, '"' * 100_000, "\\" * 100_001, '\\"' * 100_000])
+def test_long_texts_are_one_item(script: str) -> None:
+    assert decoded(Disk, orjson.dumps({"description": script})).description == script
+    # Without its end it is no JSON, and found to be none in one pass.
+    refused(Disk, orjson.dumps({"description": script})[:-2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "a\\u0000b"}',
+        '{"labels": {"\\u0000": "x"}}',
+        '{"labels": {"x": "\\u0000"}}',
+        '{"licenses": ["\\u0000"]}',
+        '{"sizeGb": "\\u001f5"}',
+        '{"sizeGb": "\\u00a05"}',
+    ],
+)
+def test_e_characters_that_no_database_takes(text: str) -> None:
+    assert refused(Disk, text).reason == "invalid"
+
+
+number_texts = st.text(st.sampled_from("0123456789+-. eE_\x1d\x1f\t\n\u00a0\u0660xInfa"), max_size=12)
+
+
+@pytest.mark.parametrize("name", ["sizeGb", "id"])
+@given(number_texts | texts(8) | st.floats() | st.integers())
+@settings(max_examples=150)
+def test_e_any_value_is_a_number_or_400(name: str, value: object) -> None:
+    convert = codec.scalar(Disk.DESCRIPTOR.fields_by_name[name])
+    try:
+        found = convert(value, name)
+    except ApiError as error:
+        assert (error.code, error.location) == (400, name)
+    else:
+        assert isinstance(found, int)
 
 
 @given(json_values, st.sampled_from([Instance, Disk, Firewall, Project]))

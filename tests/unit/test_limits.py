@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway.limits import Room, Users
+from gateway.limits import Room, Users, Waits
 from gstack.kernel import rpc
 from gstack.kernel.errors import ApiError, from_rpc
 
@@ -69,6 +69,17 @@ def test_one_user_does_not_take_the_place_of_all() -> None:
     assert not users._running
 
 
+def test_waiting_is_shared_out_and_nobody_is_refused() -> None:
+    waits = Waits(3, 2)
+    with waits.place("ian") as first, waits.place("ian") as second, waits.place("ian") as third:
+        assert (first, second, third) == (True, True, False)
+        with waits.place("eve") as hers, waits.place("joe") as his:
+            assert (hers, his) == (True, False)
+    with waits.place("joe") as his:
+        assert his
+    assert not waits._running
+
+
 class Slow:
     """A server whose calls take until they are let go."""
 
@@ -77,7 +88,8 @@ class Slow:
         self.server = rpc.Server(2)
 
         def method(request: bytes, context: Any) -> bytes:
-            self.go.wait(20)
+            if rpc.may_wait():
+                self.go.wait(20)
             return request
 
         handler = grpc.unary_unary_rpc_method_handler(rpc.guarded(method, "Slow.Go"))
@@ -144,6 +156,15 @@ def test_c1_requests_are_as_large_as_a_server_takes_them() -> None:
             call(b"x" * 1100, timeout=10)
     server.grpc.stop(None).wait()
     assert [len(one) for one in seen] == [900]
+
+
+def test_b3_a_call_that_may_not_wait_is_answered_at_once(slow: Slow) -> None:
+    with rpc.channel(slow.address, "slow", None) as channel:
+        call = channel.unary_unary("/tests.Slow/Go")
+        for _ in range(3):
+            assert call(b"x", timeout=20, metadata=((rpc.AT_ONCE, "1"),)) == b"x"
+        with pytest.raises(grpc.RpcError):
+            call(b"x", timeout=0.3)
 
 
 def test_calls_that_are_given_up_leave_their_place(slow: Slow) -> None:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from gateway.api import Api, Request, is_gcutil
+from gateway.discovery import Discovery
 from gateway.routes import COMPUTE, Router
 from gateway.tokens import Principal
 from gstack.compute.v1.instances_pb2 import Instance, InstanceList
@@ -265,6 +266,45 @@ def test_the_answer_is_masked_and_printed_as_asked(api: Api, translator: Transla
     assert api.handle(request("GET", LIST_PATH, "fields=items(")).status == 400
 
 
+def test_c1_what_is_kept_is_bounded_whatever_clients_make_up(translator: Translator) -> None:
+    api = Api(Settings(reply_cache_bytes=100_000), ROUTER, translator, Known())
+    translator.reply = InstanceList(items=[Instance(name="a")]).SerializeToString()
+    for number in range(400):
+        assert api.handle(request("GET", LIST_PATH, f"fields=n{number}{'x' * 3000}")).status == 200
+    assert len(api._encoded) <= 250
+    assert max(len(repr(key)) for key in api._encoded) < 200
+
+
+def test_a_mask_that_is_none_is_refused_before_anything_is_done(api: Api, translator: Translator) -> None:
+    assert api.handle(request("POST", LIST_PATH, "fields=a(", body=b"{}")).status == 400
+    assert not translator.calls
+
+
+def test_b1_a_bounded_number_of_requests_is_kept_waiting(translator: Translator) -> None:
+    api = Api(Settings(gateway_threads=4), ROUTER, translator, Known())
+
+    def wait(may_wait: bool = True) -> None:
+        asked = request("POST", "/compute/v1/projects/p/zones/z/operations/o/wait")
+        asked.may_wait = may_wait
+        assert api.handle(asked).status == 200
+
+    wait()
+    with api.waits.place("1"):
+        wait()
+        assert api.handle(request("GET", LIST_PATH)).status == 200
+    wait(may_wait=False)
+    assert ["x-at-once" in metadata for _, _, metadata in translator.calls] == [False, True, False, True]
+
+
+def test_c1_discovery_documents_are_kept_once() -> None:
+    discovery = Discovery(ROUTER)
+    found = {discovery.document("v1", f"https://host-{number}:80") for number in range(50)}
+    assert len({etag for _, etag in found}) == 50
+    assert len(discovery._documents) == 1
+    body, _ = discovery.document("beta", "http://gw") or (b"", "")
+    assert json.loads(body)["rootUrl"] == "http://gw/" and b"root.invalid" not in body
+
+
 @pytest.mark.parametrize("size", [0, 10, 1000])
 def test_a_small_cache_is_no_fault(translator: Translator, size: int) -> None:
     small = Api(Settings(reply_cache_bytes=size), ROUTER, translator, Known())
@@ -282,6 +322,13 @@ def test_a_small_cache_is_no_fault(translator: Translator, size: int) -> None:
         (request("GET", LIST_PATH, authorization=""), 401, "required"),
         (request("GET", LIST_PATH, "alt=proto"), 400, "invalidParameter"),
         (request("GET", LIST_PATH, "filter=%ff"), 400, "invalid"),
+        (request("GET", LIST_PATH, "filter=%00"), 400, "invalid"),
+        (request("GET", LIST_PATH, "maxResults=%1d5"), 400, "invalid"),
+        (request("GET", LIST_PATH, "a&" * 300), 400, "invalid"),
+        (request("GET", LIST_PATH, "filter=" + "x" * 70_000), 400, "invalid"),
+        (request("GET", LIST_PATH + "/a%00b"), 400, "invalid"),
+        (request("GET", LIST_PATH + "/a%2500b"), 400, "invalid"),
+        (request("POST", LIST_PATH, body=b'{"name": "\\u0000"}'), 400, "invalid"),
         (request("GET", LIST_PATH + "/%ff"), 400, "invalid"),
         (request("POST", LIST_PATH, body=b"{" + b" " * 2000 + b"}"), 413, "uploadTooLarge"),
         (request("POST", LIST_PATH, body=b"{"), 400, "parseError"),

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError, not_found
+from gstack.kernel.rpc import may_wait
 from translator_service import lists
 from translator_service.operations import engine, render
 from translator_service.resources import zones
@@ -38,8 +39,10 @@ def get(scope: Scope, request: Any) -> Message:
 
 
 def wait(scope: Scope, request: Any) -> Message:
-    """Blocks until the operation is done, at most two minutes."""
-    _find(scope, request, _where(request))
+    """Blocks until the operation is done, at most two minutes; a caller with many things to ask for is not held up."""
+    found = _find(scope, request, _where(request))
+    if not may_wait():
+        return found
     engine.wait(scope, request.operation)
     return _find(scope, request, _where(request))
 
