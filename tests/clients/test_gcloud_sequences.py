@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import Stack
-from tests.clients.sequences import KINDS_OF_ZONE, Session, check_schema, machine, refused
+from tests.clients.sequences import KINDS_OF_ZONE, Session, check_schema, machine, refused, until
 
 AGENT = "google-cloud-sdk gcloud/512.0.0 command/gcloud.compute.instances.create"
 ALL_SCOPES = "alt=json&includeAllScopes=True&maxResults=500&returnPartialSuccess=True"
@@ -128,11 +128,14 @@ def test_two_instances_at_once(gcloud: Gcloud, zone: str, network: str) -> None:
     )
     assert [status for status, _ in inserts] == [200, 200], inserts
     pending = [operation for _, operation in inserts]
-    for _ in range(20):
-        waits = [("POST", f"{where}/operations/{one['name']}/wait?alt=json", None) for one in pending]
-        pending = [operation for _, operation in gcloud.batch(waits)]
-        if all(one["status"] == "DONE" for one in pending):
-            break
+    waits = [("POST", f"{where}/operations/{one['name']}/wait?alt=json", None) for one in pending]
+
+    def done() -> bool:
+        """A batch says how things are; gcloud asks again, after one second, two, up to five."""
+        pending[:] = [operation for _, operation in gcloud.batch(waits)]
+        return all(one["status"] == "DONE" for one in pending)
+
+    until(done)
     for operation, name in zip(pending, names, strict=True):
         assert operation["status"] == "DONE"
         assert "error" not in operation
