@@ -34,7 +34,7 @@ _FRONT_PAGE_TIMEOUT = 3.0
 _AUTHORIZE = ("/oauth2/auth", "/o/oauth2/auth", "/o/oauth2/v2/auth")
 _DEVICE = ("/device", "/o/oauth2/device")
 # The longest forms carry an authorization request on, and name projects of a key.
-_MAX_FORM = 64 * 1024
+MAX_PAGE_FORM = 64 * 1024
 _MAX_FIELDS = 200
 # Where a login or a logout may lead.
 _OWN_PAGES = frozenset(("/", "/keys", *_AUTHORIZE, *_DEVICE))
@@ -170,7 +170,7 @@ class _Pages:
 
         def call() -> FlaskResponse:
             try:
-                if check_form(flask.request, _MAX_FORM).count(b"&") >= _MAX_FIELDS:
+                if check_form(flask.request, MAX_PAGE_FORM).count(b"&") >= _MAX_FIELDS:
                     return self._message(400, "This form is too long", f"It has more than {_MAX_FIELDS} fields.")
                 if flask.request.method == "POST" and not self._is_own_form():
                     return self._message(
@@ -178,7 +178,7 @@ class _Pages:
                     )
                 return view()
             except RequestEntityTooLarge:
-                return self._message(413, "This form is too long", f"It has more than {_MAX_FORM} bytes.")
+                return self._message(413, "This form is too long", f"It has more than {MAX_PAGE_FORM} bytes.")
             except ApiError as error:
                 return self._error(error)
 

@@ -22,7 +22,7 @@ from gateway.batch import Batch
 from gateway.discovery import Discovery
 from gateway.limits import Room
 from gateway.oauth import ENDPOINTS, MAX_FORM, Issuer, OAuth, check_form, too_large
-from gateway.pages import add_pages
+from gateway.pages import MAX_PAGE_FORM, add_pages
 from gateway.routes import COMPUTE, IAM, Router
 from gateway.tokens import Tokens
 from gstack.kernel import metrics, rpc, tracing, trust
@@ -43,8 +43,6 @@ _PROBES = ("/healthz", "/readyz", "/readyz/<name>")
 
 # Paths below which there are requests with JSON; all others take forms, and not large ones.
 _LARGE = ("/compute/", "/batch", "/v1/projects/")
-_MAX_FORM = 32 * 1024
-_MAX_FORM_FIELDS = 100
 _HOST = re.compile(r"((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -54,7 +52,7 @@ def is_probe(path: str) -> bool:
 
 def body_limit(settings: Settings, path: str) -> int:
     """Bytes that a request to this path may have."""
-    return settings.max_body if path.startswith(_LARGE) else _MAX_FORM
+    return settings.max_body if path.startswith(_LARGE) else MAX_PAGE_FORM
 
 
 def is_host(text: str) -> bool:
@@ -124,13 +122,12 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
             response = api.compressed(response)
         return flask.Response(response.body, response.status, response.headers)
 
-    def check_form() -> None:
-        """What is no API takes forms: few fields, of text."""
-        body = flask.request.get_data()
-        if len(body) > _MAX_FORM:
-            raise ApiError(413, f"Request payload size exceeds the limit: {_MAX_FORM} bytes.")
-        if body.count(b"&") + body.count(b";") >= _MAX_FORM_FIELDS:
-            raise ApiError(400, f"The form has more than {_MAX_FORM_FIELDS} fields.", "invalid")
+    def check_text() -> None:
+        """What is no API takes forms, which are text."""
+        try:
+            body = check_form(flask.request, MAX_PAGE_FORM)
+        except RequestEntityTooLarge:
+            raise ApiError(413, f"Request payload size exceeds the limit: {MAX_PAGE_FORM} bytes.") from None
         for name, text in (("form", body.decode("latin-1")), ("query", flask.request.environ["QUERY_STRING"])):
             if CONTROL.search(text):
                 raise ApiError(400, f"The {name} has control characters.", "invalid")
@@ -146,7 +143,7 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
             flask.g.held.enter_context(room.place())
         flask.g.has_place = True
         if not flask.request.path.startswith(_LARGE):
-            check_form()
+            check_text()
         if not rule().startswith(_API):
             traceparent = flask.request.headers.get("Traceparent", "")
             flask.g.held.enter_context(tracing.request(rule(), flask.g.id, traceparent))

@@ -388,7 +388,8 @@ def test_c1_forms_are_bounded_before_they_are_read(gateway: Gateway) -> None:
         url = gateway.stack.url + path
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         assert requests.post(url, b"a&" * (8 << 20), headers=form, timeout=60).status_code == 413
-        assert requests.post(url, b"a&" * 15_000, headers=form, timeout=60).status_code == 400
+        many = 413 if "token" in path else 400
+        assert requests.post(url, b"a&" * 15_000, headers=form, timeout=60).status_code == many
         assert requests.post(url, b"a=%00", headers=form, timeout=60).status_code == 400
     assert gateway.memory() - before < 30 << 20
 
