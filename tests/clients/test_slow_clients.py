@@ -274,8 +274,8 @@ def chunked(body: bytes) -> bytes:
         (head(f"X: {'x' * 70000}"), 431),
         (head(f"{'x' * 70000}"), 400),
         (head("Content-Length: 9000000"), 413),
-        (head("Content-Length: 40000", request="POST /oauth2/token HTTP/1.1"), 413),
-        (head("Content-Length: 40000", request="POST /login HTTP/1.1"), 413),
+        (head("Content-Length: 70000", request="POST /oauth2/token HTTP/1.1"), 413),
+        (head("Content-Length: 70000", request="POST /login HTTP/1.1"), 413),
     ],
     ids=lambda value: repr(value[-60:]) if isinstance(value, bytes) else "",
 )
