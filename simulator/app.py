@@ -23,7 +23,7 @@ from simulator import errors, families, signature, xml
 from simulator.commands import HANDLERS, SPECS, execute
 from simulator.errors import ApiError
 from simulator.families.accounts import SESSION_SECONDS, WITHOUT_SIGNATURE
-from simulator.families.jobs import restart
+from simulator.families.jobs import finish, restart
 from simulator.world import User, World
 
 families.load()
@@ -195,7 +195,7 @@ class Simulator:
         return None
 
     def _control(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """`GET calls`, `DELETE calls`, `POST faults {}`, `DELETE faults`, `PATCH settings {}`, `POST restart {}`."""
+        """`GET` or `DELETE calls`, `POST` or `DELETE faults`, `PATCH settings`, `POST restart`, `POST finish`."""
         what = path.removeprefix("/simulator/")
         if what == "calls":
             counted = dict(self.calls)
@@ -210,6 +210,9 @@ class Simulator:
             return 200, b"{}"
         if what == "restart" and method == "POST":
             restart(self.world, told=bool(json.loads(body or b"{}").get("told", True)))
+            return 200, b"{}"
+        if what == "finish" and method == "POST":
+            finish(self.world)
             return 200, b"{}"
         if what == "settings" and method == "PATCH":
             for key, value in json.loads(body).items():

@@ -390,6 +390,12 @@ class World:
         """Run `effect` `seconds` from now; effects due at the same time keep their order."""
         heapq.heappush(self._timeline, (self.now + seconds, next(self._next), effect))
 
+    def finish(self) -> None:
+        """Run what is due later, too."""
+        due, self._timeline = sorted(self._timeline[:]), []
+        for _, _, effect in due:
+            effect()
+
     def tick(self) -> None:
         while self._timeline and self._timeline[0][0] <= self.now:
             heapq.heappop(self._timeline)[2]()
