@@ -38,8 +38,8 @@ log = structlog.get_logger()
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-# (status, message) to (headers, body): a refusal in the words of the API.
-Refuse = Callable[[int, str], tuple[dict[str, str], bytes]]
+# (status, message, path) to (headers, body): a refusal in the words of the API. path: "" when it is not known yet.
+Refuse = Callable[[int, str, str], tuple[dict[str, str], bytes]]
 
 MAX_LINE = 16 * 1024
 MAX_HEAD = 64 * 1024
@@ -274,8 +274,8 @@ class Server:
             log.exception("unexpected_error")
             return self.refusal(500, "Internal error.")
 
-    def refusal(self, status: int, message: str) -> tuple[bytes, bytes]:
-        headers, body = self.refuse(status, message)
+    def refusal(self, status: int, message: str, path: str = "") -> tuple[bytes, bytes]:
+        headers, body = self.refuse(status, message, path)
         pairs = [*headers.items(), ("Content-Length", str(len(body)))]
         return _head(f"{status} {HTTPStatus(status).phrase}", pairs), body
 
@@ -310,6 +310,7 @@ class Connection(asyncio.Protocol):
         self.holds = 0  # bytes held for it
         self._head_bytes = 0
         self._fields = 0
+        self._path = ""
         self._remote: tuple[str, str] = ("", "")
 
     # From the transport
@@ -356,6 +357,7 @@ class Connection(asyncio.Protocol):
         self._stage = _HEAD
         self._head_bytes = self._fields = self._moved = 0
         self._url = b""
+        self._path = ""
         self._headers: dict[str, str] = {}
         self._body = bytearray()
 
@@ -391,6 +393,7 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1") or (version == "1.1" and "HTTP_HOST" not in headers):
             raise _Refused(400, _MALFORMED)
+        self._path = target
         coding = headers.pop("HTTP_TRANSFER_ENCODING", "")
         if coding and (coding.lower() != "chunked" or version == "1.0"):
             raise _Refused(400, "Only the transfer coding `chunked` is known.")
@@ -399,7 +402,6 @@ class Connection(asyncio.Protocol):
         if int(length) > limit:
             raise _Refused(413, f"Request payload size exceeds the limit: {limit} bytes.")
         self._most = limit
-        self._path = target
         self._environ: Environ = {
             **server.base,
             **headers,
@@ -535,7 +537,7 @@ class Connection(asyncio.Protocol):
             return
         self._body = bytearray()
         self._release()
-        head, body = self._server.refusal(status, message)
+        head, body = self._server.refusal(status, message, self._path)
         self.transport.write(b"%bConnection: close\r\n\r\n%b" % (head, body))
         self._enter(_LINGER, 1.0 if status == 408 else 0.0)
         if self.transport.can_write_eof():

@@ -53,6 +53,7 @@ ENDPOINTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Metadata": (("GET",), ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")),
     "Certificates": (("GET",), ("/oauth2/certs", "/oauth2/v3/certs")),
 }
+PATHS = frozenset(path for _, paths in ENDPOINTS.values() for path in paths)
 
 
 class Issuer:

@@ -24,6 +24,8 @@ from gunicorn.workers.base import Worker
 from gateway.api import error_response
 from gateway.connections import Limits, Server
 from gateway.limits import SPARE_THREADS
+from gateway.oauth import PATHS as OAUTH_PATHS
+from gateway.oauth import too_large
 from gateway.web import CHECKS, body_limit, create_app, is_probe
 from gstack.kernel import logs, metrics, tracing
 from gstack.kernel.errors import ApiError
@@ -200,8 +202,8 @@ def _files() -> int:
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
-def _refuse(status: int, message: str) -> tuple[dict[str, str], bytes]:
-    answer = error_response(ApiError(status, message))
+def _refuse(status: int, message: str, path: str) -> tuple[dict[str, str], bytes]:
+    answer = too_large() if status == 413 and path in OAUTH_PATHS else error_response(ApiError(status, message))
     return answer.headers, answer.body
 
 

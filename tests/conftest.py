@@ -123,6 +123,8 @@ def scope_for(environment: Environment) -> OpenScope:
     """Open scopes: `scope_for("demo", account="demo")`; keys are `<account>-api-key` and `<account>-secret-key`."""
 
     def make(project: str = "demo", account: str = "demo", **options: Any) -> Scope:
+        # A test may take as long as it takes on a busy machine.
+        options.setdefault("deadline", time.monotonic() + 3600)
         return scope_of(environment, Caller.of(environment_user(account)), project, LINK_BASE, **options)
 
     def environment_user(account: str) -> dict[str, str]:

@@ -65,7 +65,11 @@ def _short(text: str, limit: int) -> str:
     if len(text) <= limit // 4:
         return text
     encoded = text.encode("utf-8", "replace")
-    return text if len(encoded) <= limit else encoded[:limit].decode("utf-8", "ignore") + "..."
+    if len(encoded) <= limit:
+        return text
+    # What is wrong with a value stands behind it.
+    head, tail = encoded[: limit * 3 // 4], encoded[-limit // 4 :]
+    return f"{head.decode('utf-8', 'ignore')}...{tail.decode('utf-8', 'ignore')}"
 
 
 class ApiError(Exception):

@@ -412,7 +412,9 @@ STATUSES = {
 def test_errors_from_behind(stack: Stack, client: Session, behind: int, told: int) -> None:
     text = "CloudStack: failed on VM[User|i-2-3-VM] {secret} com.cloud.exception.Nasty"
     for path, command in ((f"{INSTANCES}/y", "listVirtualMachines"), ("/zones/ch-gv2/disks", "listVolumes")):
-        stack.simulate("POST", "faults", {"kind": "status", "command": command, "status": behind, "text": text})
+        # More than one: a call that is one too many for CloudStack (429) is sent again.
+        fault = {"kind": "status", "command": command, "status": behind, "text": text, "count": 5}
+        stack.simulate("POST", "faults", fault)
         try:
             reply = client.send("GET", path)
         finally:
@@ -427,7 +429,19 @@ def test_errors_from_behind(stack: Stack, client: Session, behind: int, told: in
         assert ("Retry-After" in reply.headers) == (told in (429, 503))
 
 
-@pytest.mark.parametrize(("behind", "told"), STATUSES.items())
+@pytest.mark.parametrize("behind", [429, 503])
+def test_operations_wait_for_what_may_be_tried_again(stack: Stack, client: Session, behind: int) -> None:
+    fault = {"kind": "status", "command": "deployVirtualMachine", "status": behind, "text": "CloudStack {secret}"}
+    stack.simulate("POST", "faults", fault)
+    try:
+        operation = stack.finish(client.ask("POST", INSTANCES, machine("waits")))
+    finally:
+        stack.simulate("DELETE", "faults")
+    assert "error" not in operation
+    stack.finish(client.ask("DELETE", f"{INSTANCES}/waits"))
+
+
+@pytest.mark.parametrize(("behind", "told"), [pair for pair in STATUSES.items() if pair[0] not in (429, 503)])
 def test_operations_that_fail_behind(stack: Stack, client: Session, behind: int, told: int) -> None:
     fault = {"kind": "status", "command": "deployVirtualMachine", "status": behind, "text": "CloudStack {secret}"}
     stack.simulate("POST", "faults", fault)

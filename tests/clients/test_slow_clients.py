@@ -282,7 +282,9 @@ def chunked(body: bytes) -> bytes:
 def test_e_what_is_no_http_is_told_so(gateway: Gateway, data: bytes, status: int) -> None:
     found, headers, body = gateway.say(data)
     assert (found, headers["connection"]) == (status, "close"), body
-    assert json.loads(body)["error"]["code"] == status
+    error = json.loads(body)["error"]
+    # OAuth has an envelope of its own.
+    assert error == "invalid_request" if b"/oauth2/" in data else error["code"] == status
 
 
 @pytest.mark.parametrize(
