@@ -50,6 +50,21 @@ _QUESTIONS = (
 _CHANGES = ("deployVirtualMachine", "destroyVirtualMachine", "associateIpAddress", "enableStaticNat", "createTags")
 
 
+# What goes wrong, and how often compared with the rest.
+EVENTS = {
+    "kill a translator": 4,
+    "kill an auth service": 2,
+    "kill a gateway": 2,
+    "the database is away": 3,
+    "CloudStack restarts": 2,
+    "CloudStack limits": 2,
+    "errors of questions": 4,
+    "answers that are lost": 4,
+    "answers that are spoilt": 4,
+    "a change that is refused": 1,
+}
+
+
 @dataclass(frozen=True)
 class Tenant:
     """project: of GCE; keys: `<name>-api-key` and `<name>-secret-key`."""
@@ -196,26 +211,42 @@ class Chaos:
         self._choice = random.Random(seed)
         self._pause = pause
         self.done: Counter[str] = Counter()
-        self.events = {
-            "kill a translator": (4, lambda: self._kill("translator")),
-            "kill an auth service": (2, lambda: self._kill("auth")),
-            "kill a gateway": (2, lambda: self._kill("gateway")),
-            "the database is away": (3, self._database),
-            "CloudStack restarts": (2, self._restart),
-            "CloudStack limits": (2, self._limit),
-            "errors of questions": (4, self._errors),
-            "answers that are lost": (4, self._lost),
-            "answers that are spoilt": (4, self._spoilt),
-            "a change that is refused": (1, self._refused),
-        }
 
-    def run(self, stop: threading.Event) -> None:
-        names = list(self.events)
-        weights = [self.events[name][0] for name in names]
+    def run(self, stop: threading.Event, *, everything: bool) -> None:
+        """everything: what did not happen by chance happens before the end."""
         while not stop.wait(self._choice.uniform(0.3, 1.7) * self._pause):
-            (name,) = self._choice.choices(names, weights)
-            self.done[name] += 1
-            self.events[name][1]()
+            # What has not been yet comes first, where all of it has to.
+            missing = [name for name in EVENTS if not self.done[name]] if everything else []
+            (name,) = self._choice.choices(missing or list(EVENTS), None if missing else list(EVENTS.values()))
+            self._happen(name)
+        for name in EVENTS if everything else ():
+            if not self.done[name]:
+                self._happen(name)
+
+    def _happen(self, name: str) -> None:
+        self.done[name] += 1
+        match name:
+            case "kill a translator":
+                self._kill("translator")
+            case "kill an auth service":
+                self._kill("auth")
+            case "kill a gateway":
+                self._kill("gateway")
+            case "the database is away":
+                self._database()
+            case "CloudStack restarts":
+                self._stack.simulate("POST", "restart", {"told": self._choice.random() < 0.5})
+            case "CloudStack limits":
+                self._limit()
+            case "errors of questions":
+                self._errors()
+            case "answers that are lost":
+                self._lost()
+            case "answers that are spoilt":
+                self._fault(kind="mangled", command=self._choice.choice(_QUESTIONS), count=4)
+            case "a change that is refused":
+                # The one that is a no: its operation fails, and takes away what it made.
+                self._fault(kind="status", command=self._choice.choice(_CHANGES), status=530)
 
     def heal(self) -> None:
         self._stack.simulate("DELETE", "faults")
@@ -237,9 +268,6 @@ class Chaos:
         time.sleep(self._choice.uniform(0.5, 4.0))
         self._deployment.database.start()
 
-    def _restart(self) -> None:
-        self._stack.simulate("POST", "restart", {"told": self._choice.random() < 0.5})
-
     def _limit(self) -> None:
         self._stack.simulate("PATCH", "settings", {"api_limit": 5})
         time.sleep(self._choice.uniform(2.0, 5.0))
@@ -256,13 +284,6 @@ class Chaos:
     def _lost(self) -> None:
         kind = self._choice.choice(["drop", "truncated", "html"])
         self._fault(kind=kind, command=self._choice.choice(_CHANGES + _QUESTIONS), status=502, count=3)
-
-    def _spoilt(self) -> None:
-        self._fault(kind="mangled", command=self._choice.choice(_QUESTIONS), count=4)
-
-    def _refused(self) -> None:
-        """The one that is a no: its operation fails, and takes away what it made."""
-        self._fault(kind="status", command=self._choice.choice(_CHANGES), status=530)
 
 
 # What must be in the end
@@ -301,7 +322,7 @@ def _compare(deployment: Deployment, work: Work, tenant: Tenant) -> list[str]:
     warned = " ".join(text["message"] for one in mine for text in one.operation.get("warnings", []))
     for target in dict.fromkeys(one.target for one in mine if "/instances/" in one.target):
         name = target.rpartition("/")[2]
-        expected = _stands([one for one in mine if one.target == target])
+        expected = stands([one for one in mine if one.target == target])
         if there[name] > 1:
             wrong.append(f"{there[name]} machines of one name: {name}")
         if expected is not None and bool(there[name]) != expected and f"'{name}'" not in warned:
@@ -315,7 +336,7 @@ def _compare(deployment: Deployment, work: Work, tenant: Tenant) -> list[str]:
     return wrong
 
 
-def _stands(operations: list[Begun]) -> bool | None:
+def stands(operations: list[Begun]) -> bool | None:
     """Whether a machine is there after these, None when that is not told: a delete that failed may have been one."""
     found: bool | None = False
     for one in operations:
@@ -358,7 +379,7 @@ def main() -> int:
 
 
 def run(
-    deployment: Deployment, operations: int, seed: int, pause: float
+    deployment: Deployment, operations: int, seed: int, pause: float, *, everything: bool = False
 ) -> tuple[list[dict[str, Any]], Counter[str], list[str]]:
     """(rows of a table, events, what must not be)."""
     deployment.stack.simulate("PATCH", "settings", {"job_seconds": {"": JOB_SECONDS}})
@@ -366,7 +387,7 @@ def run(
     work, stop, chaos = Work(), threading.Event(), Chaos(deployment, seed, pause)
     share = -(-operations // (len(TENANTS) * WORKERS))
     with ThreadPoolExecutor(len(TENANTS) * WORKERS + 1) as pool:
-        wrecking = pool.submit(chaos.run, stop)
+        wrecking = pool.submit(chaos.run, stop, everything=everything)
         writing = [
             pool.submit(write, Session(deployment, tenant), work, number, share, seed)
             for tenant in TENANTS
