@@ -598,6 +598,13 @@ def test_a_restart_of_cloudstack_in_any_job(scope: Scope, operations: Finish, si
     assert left_behind(scope)["machines"] == ["web-1"]
 
 
+def test_a_result_that_cannot_be_read_does_not_end_an_insert(scope: Scope, operations: Finish) -> None:
+    """A long description: the answer about the job is beyond 64 kB, and CloudStack never tells it."""
+    done(scope, operations, insert(scope, wanted(description="x" * 60_000)))
+    assert len(get(scope).description) == 60_000
+    assert left_behind(scope)["machines"] == ["web-1"]
+
+
 def test_errors_of_questions_do_not_end_an_insert(scope: Scope, operations: Finish, simulated: Cloud) -> None:
     """One of each kind while the machine is made, its address and its static NAT."""
     simulated.app.world.settings.job_seconds = {"": 0.2}

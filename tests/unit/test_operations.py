@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import sqlalchemy.exc
+from dbos._serialization import deserialize_args, deserialize_exception, deserialize_value
 
 from gstack.compute.v1 import firewalls_pb2, instances_pb2
 from gstack.compute.v1 import operations_pb2 as pb
@@ -20,7 +24,8 @@ from translator_service.cloudstack.errors import CloudStackError, Unreachable
 from translator_service.naming import number
 from translator_service.operations import engine, render
 from translator_service.operations import run as run_module
-from translator_service.operations.run import OperationError, Run, handler
+from translator_service.operations.run import OperationError, Parked, Run, handler
+from translator_service.operations.serializer import JsonSerializer, StepFailed
 from translator_service.scope import Environment, Scope
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
@@ -542,3 +547,88 @@ def test_delete(scope: Scope, operations: Finish, stage: Stage) -> None:
     with pytest.raises(ApiError) as error:
         get(scope, sent.name)
     assert error.value.code == 404
+
+
+# What is stored of them
+
+
+def test_steps_are_stored_as_json() -> None:
+    """And come back as they were, errors too."""
+    made = JsonSerializer()
+    for value in (None, "x", 1, {"a": [1, {"b": None}]}, {"args": ["name"], "kwargs": {}}):
+        assert made.deserialize(made.serialize(value)) == value
+    failed = CloudStackError(535, "Too many", 4370)
+    failed.entity = "id-1"
+    for error in (failed, OperationError("X", "x", 409), ApiError(412, "m", "conditionNotMet", "f")):
+        back = made.deserialize(made.serialize(error))
+        assert type(back) is type(error) and back.args == error.args
+        assert getattr(back, "entity", None) == getattr(error, "entity", None)
+    assert isinstance(made.deserialize(made.serialize(KeyError("secret"))), StepFailed)
+    assert "secret" not in made.serialize(KeyError("secret"))
+
+
+class Program:
+    """A pickle is one."""
+
+    ran = False
+
+    def __reduce__(self) -> Any:
+        return (setattr, (Program, "ran", True))
+
+
+@pytest.mark.parametrize("read", [deserialize_args, deserialize_value, deserialize_exception])
+@pytest.mark.usefixtures("operations")
+def test_a4_whoever_writes_the_database_runs_no_code(read: Any) -> None:
+    """DBOS reads a pickle wherever a row says that it is one, whatever serializer it was given."""
+    pickled = base64.b64encode(pickle.dumps(Program())).decode()
+    with pytest.raises(ValueError, match="not read"):
+        read(pickled, "py_pickle", JsonSerializer())
+    assert not Program.ran
+
+
+def test_a_translator_that_stops_leaves_its_operations_to_others_at_once(scope: Scope) -> None:
+    run = Run("operation-1", scope, {}, True)
+    run.pause(0.0)
+    run.stopping.set()
+    with pytest.raises(Parked) as parked:
+        run.pause(3600.0)
+    assert parked.value.seconds == 0
+
+
+def test_too_many_that_are_not_done(scope: Scope, operations: Finish, stage: Stage) -> None:
+    scope.environment.settings = scope.environment.settings.model_copy(update={"operations_unfinished": 2})
+    stage.work = stage.hold
+    sent = [submit(scope, n=1), submit(scope, "zones/ch-zh-1/instances/web-2", n=2)]
+    with pytest.raises(ApiError) as error:
+        submit(scope, "zones/ch-zh-1/instances/web-3")
+    assert (error.value.code, error.value.reason) == (429, "rateLimitExceeded")
+    assert error.value.retry_after
+    assert "CONCURRENT_OPERATIONS_PER_PROJECT" in error.value.message and "2" in error.value.message
+    stage.open.set()
+    for one in sent:
+        operations(scope, one)
+    operations(scope, submit(scope, "zones/ch-zh-1/instances/web-3"))
+
+
+def test_b2_waiting_for_a_turn_holds_no_place(scope_for: OpenScope, operations: Finish, stage: Stage) -> None:
+    """Three hundred operations on one machine, and another tenant's goes through."""
+    mine, other = scope_for(), scope_for("ian@example.org", account="ian@example.org")
+    stage.work = stage.hold
+    waiting = [submit(mine, n=number) for number in range(300)]
+    until(lambda: "0 begins" in stage.seen)
+    stage.work = lambda run: stage.seen.append("other")
+    operations(other, submit(other, "zones/ch-zh-1/instances/web-9"))
+    assert stage.seen == ["0 begins", "other"]
+    for one in waiting[1:]:
+        mine.store.update_operation(one.name, status="DONE")
+    stage.open.set()
+    operations(mine, waiting[0])
+
+
+def test_b2_who_waits_has_a_share_of_the_places() -> None:
+    waiters = engine._Waiters(8)
+    with ExitStack() as held:
+        assert [held.enter_context(waiters.place("a")) for _ in range(4)] == [True, True, False, False]
+        assert held.enter_context(waiters.place("b"))
+    with waiters.place("a") as there_is_one:
+        assert there_is_one
