@@ -7,7 +7,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -19,6 +20,7 @@ from simulator.app import Fault, _unescape
 from simulator.families.machines import machines
 from simulator.world import ServiceOffering, Template, VirtualMachine, Zone
 from tests.conftest import Cloud
+from translator_service.cloudstack import client as client_module
 from translator_service.cloudstack.client import Answer, Client, Endpoint, Keys, parse
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable, to_api_error
 
@@ -398,3 +400,56 @@ def test_a_login_fetches_the_keys(endpoint: Endpoint) -> None:
         endpoint.login("demo", "wrong", "", time.monotonic() + 5)
     assert raised.value.code == 531
     assert "wrong" not in str(raised.value)
+
+
+# Answers that say too much of themselves
+
+
+class Liar:
+    """A CloudStack with pages of two rows, which says that there are more."""
+
+    def __init__(self, count: int, page: Callable[[int], list[dict[str, str]]]):
+        self.asked: list[int] = []
+        self.pool = ThreadPoolExecutor(4)
+        self._count, self._page = count, page
+
+    def call(self, keys: Keys, command: str, parameters: dict[str, str], **_: Any) -> Answer:
+        number = int(parameters.get("page", "1"))
+        self.asked.append(number)
+        return Answer(orjson.dumps({"r": {"count": self._count, "x": self._page(number)}}), "listThings")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        lambda number: [{"id": "1"}, {"id": "2"}],
+        lambda number: [{"id": "1"}, {"id": "2"}] if number == 1 else [],
+    ],
+    ids=["the same again", "nothing more"],
+)
+def test_c1_a_count_is_believed_no_further_than_there_are_rows(page: Callable[[int], list[dict[str, str]]]) -> None:
+    cloud = Liar(1900, page)
+    pages = Client(cast(Endpoint, cloud), KEYS).read_all("listThings")
+    assert [row["id"] for answer in pages for row in answer.items] == ["1", "2"]
+    assert len(cloud.asked) < 20
+
+
+def test_c1_a_count_beyond_all_bounds_is_no_answer() -> None:
+    cloud = Liar(1_000_000, lambda number: [{"id": "1"}, {"id": "2"}])
+    with pytest.raises(Unreachable, match="listThings"):
+        Client(cast(Endpoint, cloud), KEYS).read_all("listThings")
+    assert cloud.asked == [1]
+
+
+def test_c1_many_pages_are_all_read() -> None:
+    cloud = Liar(90, lambda number: [{"id": f"{number}-1"}, {"id": f"{number}-2"}])
+    pages = Client(cast(Endpoint, cloud), KEYS).read_all("listThings")
+    assert len(pages) == 45 and sorted(cloud.asked) == list(range(1, 46))
+
+
+def test_c1_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, simulated: Cloud) -> None:
+    monkeypatch.setattr(client_module, "_MAX_ANSWER", 1000)
+    endpoint = Endpoint(simulated.url, connections=2, timeout=10)
+    with pytest.raises(Unreachable):
+        Client(endpoint, KEYS).read("listTemplates", templatefilter="executable")
+    endpoint.close()
