@@ -29,13 +29,14 @@ from google.protobuf.message import Message
 
 from gateway import codec, fields
 from gateway.fields import Mask
-from gateway.limits import Users, Waits
+from gateway.limits import Users
 from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
 from gstack.kernel import metrics, rpc, tracing
 from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
+from gstack.kernel.waits import Waits
 
 log = structlog.get_logger()
 

@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway.limits import Room, Users, Waits
+from gateway.limits import Room, Users
 from gstack.kernel import rpc
 from gstack.kernel.errors import ApiError, from_rpc
+from gstack.kernel.waits import Waits
 
 
 def test_a_crowd_of_quick_requests_passes() -> None:

@@ -7,7 +7,6 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from dbos._serialization import deserialize_args, deserialize_exception, deseria
 from gstack.compute.v1 import firewalls_pb2, instances_pb2
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError
+from gstack.kernel.waits import Waits
 from simulator.app import Fault
 from tests.conftest import Cloud, OpenScope
 from tests.unit.made import ask, until
@@ -525,7 +525,7 @@ def test_nobody_is_waited_for_who_has_gone(scope: Scope, operations: Finish, sta
 def test_wait_does_not_take_all_threads(
     scope: Scope, operations: Finish, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_waiters", engine._Waiters(0))
+    monkeypatch.setattr(engine, "_waiters", Waits(0, 0))
     stage.work = stage.hold
     sent = submit(scope)
     started = time.monotonic()
@@ -623,12 +623,3 @@ def test_b2_waiting_for_a_turn_holds_no_place(scope_for: OpenScope, operations: 
         mine.store.update_operation(one.name, status="DONE")
     stage.open.set()
     operations(mine, waiting[0])
-
-
-def test_b2_who_waits_has_a_share_of_the_places() -> None:
-    waiters = engine._Waiters(8)
-    with ExitStack() as held:
-        assert [held.enter_context(waiters.place("a")) for _ in range(4)] == [True, True, False, False]
-        assert held.enter_context(waiters.place("b"))
-    with waiters.place("a") as there_is_one:
-        assert there_is_one

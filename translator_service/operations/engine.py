@@ -21,8 +21,6 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, cast
@@ -38,6 +36,7 @@ from gstack.kernel import tracing
 from gstack.kernel.database import AWAY, with_patience
 from gstack.kernel.errors import ApiError, invalid
 from gstack.kernel.sealing import SealError
+from gstack.kernel.waits import Waits
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.operations.render import TRANSPORT, operation
 from translator_service.operations.run import (
@@ -478,31 +477,7 @@ _UNKNOWN = {
 }
 
 
-class _Waiters:
-    """Places for those who wait, shared among owners."""
-
-    def __init__(self, places: int):
-        self._places = places
-        self._waiting: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def place(self, owner: str) -> Iterator[bool]:
-        """Whether there is one."""
-        with self._lock:
-            free = self._places - sum(self._waiting.values())
-            mine = free > 0 and self._waiting[owner] < self._places // 4
-            self._waiting[owner] += mine
-        try:
-            yield mine
-        finally:
-            with self._lock:
-                self._waiting[owner] -= mine
-                if not self._waiting[owner]:
-                    del self._waiting[owner]
-
-
-_waiters = _Waiters(_MAX_WAITERS)
+_waiters = Waits(_MAX_WAITERS, _MAX_WAITERS // 4)
 
 
 def wait(scope: Scope, name: str) -> None:
