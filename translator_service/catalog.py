@@ -1,14 +1,15 @@
 """What changes seldom in a CloudStack: zones, offerings, templates, networks, projects, limits.
 
 Cached per principal and project, one fetch at a time for each list (single flight), fetched anew when it is old or when
-a name is not found. Everything else is asked fresh each time.
+a name is not found. Everything else is asked fresh each time. Bounded by bytes.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from translator_service.naming import Index, Row
 
 _MISS_PAUSE = 1.0
+# What a list takes in memory: by measure, so many times the bytes of CloudStack's answers, and this besides.
+_BYTES_PARSED = 4
+_ENTRY_BYTES = 2000
+
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,49 +41,77 @@ class Kind:
 
 @dataclass
 class Entry:
-    """A fetched list. digest changes when the list does, so it can stand for the list in a cache key."""
+    """A fetched list. digest changes when the list does, so it can stand for the list in a cache key; size in bytes."""
 
     index: Index
     digest: int
     fetched: float
+    size: int
 
 
 @dataclass
-class _Slot:
+class _Flight:
+    """Those who want one list now: one of them fetches it for all, also if it is too large to be kept."""
+
     lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
     entry: Entry | None = None
 
 
 class Catalog:
-    def __init__(self, size: int = 20_000):
-        self._slots: LRUCache[tuple[str, str], _Slot] = LRUCache(size)
+    def __init__(self, size: int = 64 * 1024 * 1024):
+        """size: bytes for all lists together; those that nobody asked for longest go."""
+        self._entries: LRUCache[_Key, Entry] = LRUCache(size, getsizeof=lambda entry: entry.size)
+        self._flights: dict[_Key, _Flight] = {}
         self._lock = threading.Lock()
 
     def get(self, owner: str, kind: Kind, client: Client, *, newer_than: float = 0.0) -> Entry:
         """The list as `owner` (principal and project) sees it, fetched after `newer_than` (monotonic seconds)."""
+        key = (owner, kind.name)
         with self._lock:
-            slot = self._slots.get((owner, kind.name))
-            if slot is None:
-                slot = self._slots[owner, kind.name] = _Slot()
-        entry = slot.entry
+            entry = self._entries.get(key)
         oldest = max(newer_than, time.monotonic() - kind.ttl)
         fresh = entry is not None and entry.fetched >= oldest
         CACHE.labels("catalog", "hit" if fresh else "miss").inc()
         if entry is not None and fresh:
             return entry
-        with slot.lock:
-            entry = slot.entry
+        with self._flight(key) as flight:
+            with self._lock:
+                entry = flight.entry or self._entries.get(key)
             if entry is not None and entry.fetched >= oldest:
                 return entry
             started = time.monotonic()
             answers = kind.fetch(client)
-            rows = [row for answer in answers for row in answer.items]
             digest = hash(tuple(answer.raw for answer in answers))
             if entry is not None and entry.digest == digest:
                 entry.fetched = started
-                return entry
-            slot.entry = Entry(kind.build(rows), digest, started)
-            return slot.entry
+            else:
+                rows = [row for answer in answers for row in answer.items]
+                size = _ENTRY_BYTES + _BYTES_PARSED * sum(len(answer.raw) for answer in answers)
+                entry = Entry(kind.build(rows), digest, started, size)
+            self._keep(key, flight, entry)
+            return entry
+
+    @contextmanager
+    def _flight(self, key: _Key) -> Iterator[_Flight]:
+        with self._lock:
+            flight = self._flights.setdefault(key, _Flight())
+            flight.users += 1
+        try:
+            with flight.lock:
+                yield flight
+        finally:
+            with self._lock:
+                flight.users -= 1
+                if not flight.users and self._flights.get(key) is flight:
+                    del self._flights[key]
+
+    def _keep(self, key: _Key, flight: _Flight, entry: Entry) -> None:
+        flight.entry = entry
+        with self._lock:
+            # Unless it was forgotten while it was fetched.
+            if self._flights.get(key) is flight and entry.size <= self._entries.maxsize:
+                self._entries[key] = entry
 
     def find(self, owner: str, kind: Kind, client: Client, name: str) -> dict[str, Any] | None:
         """The row with this GCE name (or verbatim name, uuid, number); a miss asks again, at most each second."""
@@ -90,4 +124,5 @@ class Catalog:
     def forget(self, owner: str, kind: Kind) -> None:
         """The next question fetches anew; called after our own changes."""
         with self._lock:
-            self._slots.pop((owner, kind.name), None)
+            self._entries.pop((owner, kind.name), None)
+            self._flights.pop((owner, kind.name), None)

@@ -16,11 +16,13 @@ from gstack.kernel.metrics import CACHE
 
 # Larger replies would push out many small ones that are asked for more often.
 _LARGEST = 8 * 1024 * 1024
+# Of one entry, besides its bytes: key, links, objects.
+_ENTRY_BYTES = 400
 
 
 class Replies:
     def __init__(self, size: int = 64 * 1024 * 1024):
-        self._cache: LRUCache[int, bytes] = LRUCache(size, getsizeof=len)
+        self._cache: LRUCache[int, bytes] = LRUCache(size, getsizeof=_size)
         self._lock = threading.Lock()
 
     def get(self, key: int, build: Callable[[], Message]) -> bytes:
@@ -30,7 +32,11 @@ class Replies:
         if known is not None:
             return known
         encoded = build().SerializeToString()
-        if len(encoded) <= min(_LARGEST, self._cache.maxsize):
+        if _size(encoded) <= min(_LARGEST, self._cache.maxsize):
             with self._lock:
                 self._cache[key] = encoded
         return encoded
+
+
+def _size(encoded: bytes) -> int:
+    return len(encoded) + _ENTRY_BYTES

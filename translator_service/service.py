@@ -13,6 +13,7 @@ from gstack.kernel.rpc import Server
 from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
 from translator_service import identity, mapping, resources
+from translator_service.catalog import Catalog
 from translator_service.cloudstack.client import Endpoint
 from translator_service.operations.engine import Engine
 from translator_service.paging import Pager
@@ -43,6 +44,7 @@ def environment(settings: Settings) -> Environment:
         sealer=keyring,
         names=mapping.load(settings.names_file),
         pager=Pager(page_key or (lambda: keyring.derive(b"page tokens"))),
+        catalog=Catalog(settings.catalog_cache_bytes),
         replies=Replies(settings.reply_cache_bytes),
     )
 

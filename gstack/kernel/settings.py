@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         default=64 * 1024 * 1024,
         description="Memory for encoded answers that are reused while CloudStack's is the same.",
     )
+    catalog_cache_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        description="Memory of a translator for lists that seldom change, of all users: zones, offerings, templates, "
+        "networks, projects.",
+    )
 
     translator_listen: str = Field(default="127.0.0.1:5001", description="gRPC address of a translator.")
     translator_metrics_listen: str = Field(default="", description="The same of a translator.")

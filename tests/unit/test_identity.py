@@ -548,9 +548,7 @@ def test_one_who_was_removed_is_refused_at_once_and_forgotten_within_a_minute(
 def age(environment: Environment, sealed: bytes, seconds: float) -> None:
     """Make the caller's cached list of projects older."""
     key = caller_of(environment, sealed).key
-    entry = environment.catalog._slots[key, "projects"].entry
-    assert entry is not None
-    entry.fetched -= seconds
+    environment.catalog._entries[key, "projects"].fetched -= seconds
 
 
 def test_operations_of_another_project_are_not_found_by_their_names(

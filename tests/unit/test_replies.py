@@ -47,13 +47,15 @@ def test_a_failure_is_not_remembered() -> None:
     assert Instance.FromString(replies.get(1, lambda: Instance(name="x"))).name == "x"
 
 
-@pytest.mark.parametrize("size", [0, 10, 100])
+@pytest.mark.parametrize("size", [0, 10, 100, 5000])
 def test_memory_is_bounded(size: int) -> None:
+    """Also what an entry takes besides its bytes."""
     replies = Replies(size)
     for number in range(50):
         answer = replies.get(number, lambda number=number: Instance(name=f"name-{number}"))
         assert Instance.FromString(answer).name == f"name-{number}"
     assert replies._cache.currsize <= size
+    assert len(replies._cache) <= size // 400
 
 
 # Tokens
@@ -273,6 +275,58 @@ def test_a_forgotten_list_is_fetched_anew() -> None:
     catalog.forget("ian", source.kind)
     catalog.forget("nobody", source.kind)
     catalog.get("ian", source.kind, None)
+    assert source.asked == 2
+
+
+def test_c1_lists_are_bounded_by_bytes() -> None:
+    catalog, source = Catalog(size=100_000), Source()
+    source.names = [f"name-{number}" for number in range(100)]
+    for owner in range(20):
+        catalog.get(f"owner-{owner}", source.kind, None)
+    assert source.asked == 20
+    # Each answer has some 4 kB, and takes more when it is parsed.
+    assert 2 <= len(catalog._entries) <= 100_000 // (4 * 4000)
+    catalog.get("owner-19", source.kind, None)
+    assert source.asked == 20
+    catalog.get("owner-0", source.kind, None)
+    assert source.asked == 21
+    assert not catalog._flights
+
+
+def test_c1_a_list_that_is_too_large_is_used_and_not_kept() -> None:
+    catalog, source = Catalog(size=50_000), Source()
+    catalog.get("ian", source.kind, None)
+    source.names = [f"name-{number}" for number in range(10_000)]
+    source.seconds = 0.1
+    barrier = threading.Barrier(4)
+
+    def ask(_: int) -> int:
+        barrier.wait()
+        return len(catalog.get("ann", source.kind, None).index)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [10_000] * 4
+    assert source.asked == 2
+    catalog.get("ian", source.kind, None)
+    assert source.asked == 2
+    assert len(catalog.get("ann", source.kind, None).index) == 10_000
+    assert source.asked == 3
+
+
+def test_a_list_that_is_forgotten_while_it_is_fetched_is_not_kept() -> None:
+    catalog, source = Catalog(), Source()
+
+    def fetch(client: Any) -> list[Answer]:
+        found = source._fetch(client)
+        if source.asked == 1:
+            catalog.forget("ian", source.kind)
+        return found
+
+    kind = Kind("things", 60.0, fetch, source.kind.build)
+    catalog.get("ian", kind, None)
+    catalog.get("ian", kind, None)
+    assert source.asked == 2
+    catalog.get("ian", kind, None)
     assert source.asked == 2
 
 
