@@ -153,7 +153,7 @@ def _audiences(claims: dict[str, Any]) -> set[str]:
     return {one for one in listed if isinstance(one, str)}
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=2000)
 def _parsed(public_key: str) -> Any:
     return load_pem_public_key(public_key.encode())
 

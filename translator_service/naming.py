@@ -77,7 +77,8 @@ def split_suffix(name: str) -> tuple[str, str] | None:
 class Ids:
     """Numeric ids that answers have shown, so that a name that is a number costs no list."""
 
-    def __init__(self, size: int = 100_000):
+    def __init__(self, size: int = 50_000):
+        """size: how many are remembered; each takes some 250 bytes."""
         self._known: LRUCache[int, str] = LRUCache(size)
         self._lock = threading.Lock()
 

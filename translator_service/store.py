@@ -21,6 +21,8 @@ from gstack.kernel.database import open_database
 MIGRATIONS = "translator_service.migrations"
 
 _RUNNING_SECONDS = 0.5
+# Of all owners together, in memory: some 200 bytes each.
+_RUNNING_ROWS = 50_000
 # Any number that is ours: translators give out turns one at a time.
 _TURN_LOCK = 0x6773747475726E
 # Until an operation that was given to nobody in particular is given out once more.
@@ -103,7 +105,9 @@ class Store:
         self.engine = engine
         # What `running` answered: owner -> (state of _changes, when, rows). Any change of ours makes it stale at once.
         self._changes = 0
-        self._running: LRUCache[str, tuple[int, float, list[tuple[str, str]]]] = LRUCache(10_000)
+        self._running: LRUCache[str, tuple[int, float, list[tuple[str, str]]]] = LRUCache(
+            _RUNNING_ROWS, getsizeof=lambda known: 1 + len(known[2])
+        )
         self._lock = threading.Lock()
 
     # Operations
@@ -146,8 +150,9 @@ class Store:
         )
         with self.engine.connect() as connection:
             rows = [(row[0], row[1]) for row in connection.execute(query)]
-        with self._lock:
-            self._running[owner] = (changes, time.monotonic(), rows)
+        if len(rows) < _RUNNING_ROWS:
+            with self._lock:
+                self._running[owner] = (changes, time.monotonic(), rows)
         return rows
 
     def unfinished(self) -> tuple[int, float]:

@@ -27,6 +27,7 @@ from translator_service.operations import run as run_module
 from translator_service.operations.run import OperationError, Parked, Run, handler
 from translator_service.operations.serializer import JsonSerializer, StepFailed
 from translator_service.scope import Environment, Scope
+from translator_service.store import Store
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
 ZONE = f"{ROOT}/zones/ch-zh-1"
@@ -485,6 +486,41 @@ def test_old_ones_are_not_listed_and_purged(scope: Scope, environment: Environme
     found = ask(scope, "GlobalOperations.List", pb.ListGlobalOperationsRequest(project="demo"))
     assert [item.name for item in found.items] == [new.name]
     assert environment.store.purge_operations(time.time() - engine.RETENTION) == 1
+
+
+def test_all_workflows_that_are_over_are_purged(
+    scope: Scope, environment: Environment, operations: Finish, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind more of those that are not than are looked at at a time."""
+    monkeypatch.setattr(engine, "_PURGED", 2)
+    running, stage.work = engine._engine, stage.hold
+    assert running is not None
+    held = [submit(scope, f"zones/ch-zh-1/instances/held-{n}").name for n in range(3)]
+    until(lambda: len(stage.seen) == 3)
+    stage.work = lambda run: None
+    over = [submit(scope, f"zones/ch-zh-1/instances/over-{n}").name for n in range(5)]
+    for name in over:
+        until(lambda name=name: get(scope, name).status == "DONE")
+        environment.store.update_operation(name, ended=time.time() - 120)
+    running._purge()
+    left = {one.workflow_id for one in engine.DBOS.list_workflows(load_input=False, load_output=False)}
+    assert left & {*held, *over} == set(held)
+
+
+def test_c1_what_is_running_is_bounded_by_rows(
+    scope: Scope, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("translator_service.store._RUNNING_ROWS", 10)
+    store = Store(environment.store.engine)
+    submit(scope)
+    template = dict(environment.store.list_operations(scope.project.key, None, 0)[0])
+    for owner in range(20):
+        for count in range(owner):
+            name = f"operation-{owner}-{count}"
+            row = {**template, "name": name, "owner": f"owner-{owner}", "sequence": None}
+            environment.store.add_operation(**row)
+        assert len(store.running(f"owner-{owner}")) == owner
+        assert store._running.currsize <= 10
 
 
 def test_wait_until_it_is_done(scope: Scope, operations: Finish, stage: Stage) -> None:

@@ -63,6 +63,8 @@ _STALE = 10.0
 _LOOK = 0.5
 # CloudStack forgets its jobs after a day (`job.expire.minutes`): what is not known then never will be.
 _FORGOTTEN = 24 * 3600.0
+# Workflows that are looked at, and deleted, at a time.
+_PURGED = 500
 # `wait` holds a thread; beyond this many it answers at once, as the method's contract permits. One owner has at most
 # a quarter of them.
 _MAX_WAITERS = 32
@@ -427,10 +429,14 @@ class Engine:
 
     def _purge(self) -> None:
         """Steps of operations that are over, which hold what CloudStack answered; operations after their time."""
-        listed = DBOS.list_workflows(limit=500, load_input=False, load_output=False)
-        over = self._plain.over([one.workflow_id for one in listed], time.time() - 60)
-        if over:
-            DBOS.delete_workflows(over)
+        needed, listed = 0, _PURGED
+        while listed == _PURGED and not self._stopping.is_set():
+            found = DBOS.list_workflows(limit=_PURGED, offset=needed, load_input=False, load_output=False)
+            over = self._plain.over([one.workflow_id for one in found], time.time() - 60)
+            if over:
+                DBOS.delete_workflows(over)
+            listed = len(found)
+            needed += listed - len(over)
         self._plain.purge_operations(time.time() - RETENTION)
         self._plain.forget_heartbeats(time.time() - 24 * 3600)
 
