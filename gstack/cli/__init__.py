@@ -38,6 +38,7 @@ def _serve(service: str, main: Callable[[Settings], None], settings: Settings) -
     from gstack.kernel import logs, process
 
     os.umask(0o077)
+    process.share_arenas()
     process.end_with_parent(_GRACE_SECONDS)
     logs.configure(service, settings.log_level, settings.log_format)
     try:

@@ -28,6 +28,8 @@ log = structlog.get_logger()
 _SCHEMA_LOCK = 0x67737461636B
 _BUSY_SECONDS = 10.0
 _CONNECTIONS = 20
+# What each connection keeps of an SQLite file; the system keeps the rest for all of them.
+_PAGES_KB = 500
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Engines whose file was found damaged: no later question makes it whole.
 _damaged: WeakSet[sa.Engine] = WeakSet()
@@ -61,6 +63,7 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
             connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000:.0f}")
             _use_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA cache_size=-{_PAGES_KB}")
 
     if path is not None:
         _watch_for_damage(engine, path)

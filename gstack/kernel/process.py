@@ -1,7 +1,8 @@
-"""This process among others: how it is told to stop, and that it ends with the one that started it."""
+"""This process among others: how it is told to stop, that it ends with the one that started it, how it keeps small."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import selectors
 import signal
@@ -10,6 +11,10 @@ import time
 
 # Names a descriptor that the process which started this one holds the other end of, as long as it lives.
 LIFELINE = "GSTACK_LIFELINE"
+# Of glibc's malloc.h. What is free in one arena is of no use to the threads of another, and by default there are eight
+# for each core; with the interpreter's lock threads seldom want memory at the same time.
+_M_ARENA_MAX = -8
+_ARENAS = 2
 
 
 class StopSignals:
@@ -57,3 +62,15 @@ def end_with_parent(grace: float) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def share_arenas() -> None:
+    """Let all threads take memory from the same few arenas. Before there are any; does nothing without glibc, or when
+    the operator decides by `MALLOC_ARENA_MAX`."""
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_ARENA_MAX, _ARENAS)

@@ -115,3 +115,8 @@ def test_a_server_that_vanished_is_not_waited_for_long() -> None:
     assert (known["connect_timeout"], known["sslmode"]) == ("9", "require")
     assert 0 < int(known["tcp_user_timeout"]) <= 30_000
     assert database.with_patience("sqlite:////tmp/x").query == {}
+
+
+def test_c1_a_connection_keeps_little_of_the_file(path: Path) -> None:
+    with opened(path).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA cache_size").scalar() == -500
