@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint bench bench-rolling chaos fuzz protos lock docs clean
+.PHONY: setup run test lint bench bench-rolling bench-soak chaos fuzz protos lock docs clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,9 @@ chaos: setup
 
 bench-rolling: setup
 	$(BIN)/python -m benchmarks.rolling
+
+bench-soak: setup
+	$(BIN)/python -m benchmarks.soak $(ARGUMENTS)
 
 COUNT ?= 5000
 fuzz: setup

@@ -347,7 +347,7 @@ def stands(operations: list[Begun]) -> bool | None:
     return found
 
 
-def _give_networks(stack: Stack) -> None:
+def give_networks(stack: Stack) -> None:
     """The demo cloud has an isolated network for one of the tenants."""
     for tenant in TENANTS:
         keys = tenant.keys
@@ -383,7 +383,7 @@ def run(
 ) -> tuple[list[dict[str, Any]], Counter[str], list[str]]:
     """(rows of a table, events, what must not be)."""
     deployment.stack.simulate("PATCH", "settings", {"job_seconds": {"": JOB_SECONDS}})
-    _give_networks(deployment.stack)
+    give_networks(deployment.stack)
     work, stop, chaos = Work(), threading.Event(), Chaos(deployment, seed, pause)
     share = -(-operations // (len(TENANTS) * WORKERS))
     with ThreadPoolExecutor(len(TENANTS) * WORKERS + 1) as pool:
