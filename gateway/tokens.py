@@ -18,7 +18,9 @@ from gstack.auth.v1 import auth_pb2
 from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.metrics import CACHE
 
-_SIZE = 50_000
+# Bytes of all that are remembered, and of one besides its texts.
+_SIZE = 32 * 1024 * 1024
+_ENTRY_BYTES = 800
 _TIMEOUT = 10.0
 _AUTHENTICATE = "/gstack.auth.v1.Auth/Authenticate"
 MISSING = (
@@ -61,6 +63,12 @@ class Principal:
     scopes: frozenset[str]
     known_until: float
 
+    @property
+    def size(self) -> int:
+        """In memory, about."""
+        texts = (self.subject, self.key, self.credential, *self.scopes)
+        return _ENTRY_BYTES + sum(len(text) for text in texts)
+
     def check_scope(self, needed: Scopes, mutates: bool) -> None:
         """Raises 403 unless the token's scopes allow it."""
         allowed = needed.write if mutates else needed.write | needed.read
@@ -79,7 +87,10 @@ class Tokens:
         self._seconds = seconds
         self._issuer = issuer
         self._cache: TLRUCache[bytes, Principal] = TLRUCache(
-            _SIZE, ttu=lambda _key, principal, _now: principal.known_until, timer=time.time
+            _SIZE,
+            ttu=lambda _key, principal, _now: principal.known_until,
+            timer=time.time,
+            getsizeof=lambda principal: principal.size,
         )
         self._lock = threading.Lock()
 
@@ -105,6 +116,7 @@ class Tokens:
             raise ApiError(401, INVALID)
         until = min(time.time() + min(self._seconds, found.cache_seconds), float(found.expires_at))
         principal = Principal(found.subject, found.key, found.credential, frozenset(found.scopes), until)
-        with self._lock:
-            self._cache[key] = principal
+        if principal.size <= _SIZE:
+            with self._lock:
+                self._cache[key] = principal
         return principal

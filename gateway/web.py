@@ -36,6 +36,8 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _API = ("/compute/", "/v1/<")
 # Service accounts and public keys are small, and auth takes no large requests.
 _MAX_IAM_BODY = 64 * 1024
+# Of the memory for encoded answers, besides, for those of the IAM API, which are small and few.
+_IAM_PART = 16
 # What the readiness of a gateway is made of.
 CHECKS = ("gateway", "translator", "auth")
 # Probes are answered whatever else there is to do.
@@ -89,7 +91,8 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     issuer = Issuer(settings)
     tokens = Tokens(auth, settings.token_cache_seconds, issuer.of)
     api = Api(settings, Router(COMPUTE), translator, tokens)
-    iam = Api(settings.model_copy(update={"max_body": _MAX_IAM_BODY}), Router(IAM), auth, tokens)
+    small = {"max_body": _MAX_IAM_BODY, "reply_cache_bytes": settings.reply_cache_bytes // _IAM_PART}
+    iam = Api(settings.model_copy(update=small), Router(IAM), auth, tokens)
     batch = Batch(api)
     discovery = Discovery(api.router)
     oauth = OAuth(auth, issuer)

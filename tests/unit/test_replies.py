@@ -102,6 +102,18 @@ def test_a_token_is_asked_about_once() -> None:
     assert b"t" not in tokens._cache and all(len(key) == 32 for key in tokens._cache)
 
 
+def test_c1_tokens_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.tokens._SIZE", 20_000)
+    auth = Auth()
+    tokens = Tokens(auth, 60, str)
+    assert isinstance(auth.answer, auth_pb2.Principal)
+    for number in range(100):
+        auth.answer.credential = b"c" * (30_000 if number == 99 else 200 * number)
+        assert tokens.principal(f"Bearer {number}", BASE, "192.0.2.1").credential == auth.answer.credential
+    assert 0 < tokens._cache.currsize <= 20_000
+    assert len(tokens._cache) <= 20_000 // 800
+
+
 def test_a_remembered_token_works_while_auth_is_away_until_its_time_is_up() -> None:
     auth = Auth()
     tokens = Tokens(auth, 60, str)
