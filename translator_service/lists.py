@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ class Later:
 def page(
     scope: Scope,
     request: Any,
-    items: Sequence[Any],
+    items: Iterable[Any],
     answer: type[L],
     path: str,
     *,
@@ -37,7 +37,7 @@ def page(
 ) -> L:
     """`answer(kind, id, items, nextPageToken, selfLink)` for a list request. path: below the project."""
     predicate = compile_filter(request.filter, message_of(answer.DESCRIPTOR.fields_by_name["items"]))
-    chosen = [item for item in map(_built, items) if predicate(item)] if predicate else items
+    chosen = (item for item in map(_built, items) if predicate(item)) if predicate else items
     shown, token = scope.environment.pager.page(
         chosen, request, scope=path, name=_name, created=_created, identity=identity
     )
@@ -62,9 +62,9 @@ def aggregated(
     scoped = message_of(message_of(answer.DESCRIPTOR.fields_by_name["items"]).fields_by_name["value"])
     item_type = message_of(scoped.fields_by_name[collection])
     predicate = compile_filter(request.filter, item_type)
-    chosen = list(items)
+    chosen = items
     if predicate:
-        chosen = [(where, item) for where, item in ((pair[0], _built(pair[1])) for pair in items) if predicate(item)]
+        chosen = ((where, item) for where, item in ((pair[0], _built(pair[1])) for pair in items) if predicate(item))
     shown, token = scope.environment.pager.page(
         chosen,
         request,

@@ -10,7 +10,8 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from heapq import nlargest, nsmallest
 from typing import Any, TypeVar
 
 from gstack.kernel.errors import ApiError, invalid
@@ -34,7 +35,7 @@ class Pager:
 
     def page(
         self,
-        items: Sequence[T],
+        items: Iterable[T],
         request: Any,
         *,
         scope: str,
@@ -44,7 +45,8 @@ class Pager:
     ) -> tuple[list[T], str]:
         """The page a list request asks for, and the token of the next one ("" on the last).
 
-        request: has `filter`, `orderBy`, `maxResults`, `pageToken`. scope: what is listed, bound into the token.
+        items: in any order, and gone through once. request: has `filter`, `orderBy`, `maxResults`, `pageToken`. scope:
+        what is listed, bound into the token.
         """
         order = " ".join(request.orderBy.split())
         if order not in _ORDERS:
@@ -52,22 +54,21 @@ class Pager:
         size = request.maxResults if request.HasField("maxResults") and request.maxResults else MAX_RESULTS
         if size > MAX_RESULTS:
             raise invalid("maxResults", f"'{size}'. Values must be within the range: [0, {MAX_RESULTS}]")
-        by_time = order.startswith("creationTimestamp")
+        by_time, descending = order.startswith("creationTimestamp"), order.endswith("desc")
 
         def key(item: T) -> SortKey:
             tail = (name(item), str(identity(item)))
             return (created(item), *tail) if by_time else tail
 
-        ordered = sorted(items, key=key, reverse=order.endswith("desc"))
         question = hashlib.sha256(json.dumps([scope, request.filter, order]).encode()).hexdigest()[:16]
         if request.pageToken:
             last = self._read(request.pageToken, question)
-            descending = order.endswith("desc")
-            ordered = [item for item in ordered if (key(item) < last if descending else key(item) > last)]
-        shown = ordered[:size]
-        if len(ordered) <= size:
-            return shown, ""
-        return shown, self._write(key(shown[-1]), question)
+            items = (item for item in items if (key(item) < last if descending else key(item) > last))
+        # However many there are, no more than a page of them is held.
+        found = (nlargest if descending else nsmallest)(size + 1, items, key)
+        if len(found) <= size:
+            return found, ""
+        return found[:size], self._write(key(found[size - 1]), question)
 
     def _write(self, key: SortKey, question: str) -> str:
         payload = json.dumps([question, *key], separators=(",", ":")).encode()

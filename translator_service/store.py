@@ -21,6 +21,8 @@ from gstack.kernel.database import open_database
 MIGRATIONS = "translator_service.migrations"
 
 _RUNNING_SECONDS = 0.5
+# Rows of a long answer that are held at a time.
+_ROWS = 200
 # Of all owners together, in memory: some 200 bytes each.
 _RUNNING_ROWS = 50_000
 # Any number that is ours: translators give out turns one at a time.
@@ -132,11 +134,15 @@ class Store:
         query = operations.select().where(operations.c.owner == owner, operations.c.request_id == request_id)
         return self._one(query)
 
-    def list_operations(self, owner: str, scope: str | None, since: float) -> Sequence[sa.RowMapping]:
-        query = operations.select().where(operations.c.owner == owner, operations.c.inserted >= since)
+    def list_operations(self, owner: str, scope: str | None, since: float) -> Iterator[sa.RowMapping]:
+        """Without their payloads. There may be very many: they are read as they are gone through."""
+        columns = [column for column in operations.c if column is not operations.c.payload]
+        query = sa.select(*columns).where(operations.c.owner == owner, operations.c.inserted >= since)
         if scope is not None:
             query = query.where(operations.c.scope == scope)
-        return self._all(query.order_by(operations.c.sequence))
+        with self.engine.connect() as connection:
+            found = connection.execute(query.order_by(operations.c.sequence).execution_options(yield_per=_ROWS))
+            yield from found.mappings()
 
     def running(self, owner: str) -> list[tuple[str, str]]:
         """(target, type) of operations that are not done; those of other translators at most half a second late."""

@@ -406,7 +406,7 @@ def test_refused(scope: Scope, simulated: Cloud, fields: dict[str, Any], code: i
     assert (error.code, error.location) == (code, location), error
     assert "CloudStack" not in error.message
     assert "deployVirtualMachine" not in simulated.calls
-    assert not scope.store.list_operations(scope.project.key, None, 0)
+    assert not list(scope.store.list_operations(scope.project.key, None, 0))
 
 
 def test_refused_in_a_zone_with_security_groups(scope: Scope) -> None:

@@ -6,6 +6,7 @@ import base64
 import pickle
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from translator_service.operations.run import OperationError, Parked, Run, handl
 from translator_service.operations.serializer import JsonSerializer, StepFailed
 from translator_service.scope import Environment, Scope
 from translator_service.store import Store
+from translator_service.store import operations as operations_table
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
 ZONE = f"{ROOT}/zones/ch-zh-1"
@@ -469,6 +471,42 @@ def test_every_scope_is_named_when_asked_for(scope: Scope) -> None:
     assert {value.warning.code for value in found.values()} == {"NO_RESULTS_ON_PAGE"}
 
 
+def test_c1_a_list_holds_a_page_of_however_many_there_are(
+    scope: Scope, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.finished(scope, type="setTags", target="global/x")
+    template = dict(next(environment.store.list_operations(scope.project.key, None, 0))) | {"payload": b""}
+    rows = [{**template, "name": f"operation-{n:04}", "request_id": None, "sequence": n + 100} for n in range(2000)]
+    with environment.store.engine.begin() as connection:
+        connection.execute(operations_table.insert(), rows)
+    built: list[str] = []
+    real = render.operation
+
+    def count(row: Any, links: Any) -> pb.Operation:
+        built.append(row["name"])
+        return real(row, links)
+
+    monkeypatch.setattr(render, "operation", count)
+    request = pb.ListGlobalOperationsRequest(project="demo", maxResults=10)
+    ask(scope, "GlobalOperations.List", request)
+    tracemalloc.start()
+    try:
+        built.clear()
+        found = ask(scope, "GlobalOperations.List", request)
+        everywhere = pb.AggregatedListOperationsRequest(project="demo", maxResults=10)
+        every = ask(scope, "GlobalOperations.AggregatedList", everywhere)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [item.name for item in found.items] == [f"operation-{n:04}" for n in range(10)]
+    assert len(every.items["global"].operations) == 10
+    assert len(built) == 20
+    # All of them would be several times as much.
+    assert most < 1_500_000
+    request.filter = "name=operation-1999"
+    assert [item.name for item in ask(scope, "GlobalOperations.List", request).items] == ["operation-1999"]
+
+
 def test_lists_of_unknown_places(scope: Scope) -> None:
     with pytest.raises(ApiError) as error:
         ask(scope, "ZoneOperations.List", pb.ListZoneOperationsRequest(project="demo", zone="nope"))
@@ -513,7 +551,7 @@ def test_c1_what_is_running_is_bounded_by_rows(
     monkeypatch.setattr("translator_service.store._RUNNING_ROWS", 10)
     store = Store(environment.store.engine)
     submit(scope)
-    template = dict(environment.store.list_operations(scope.project.key, None, 0)[0])
+    template = dict(next(environment.store.list_operations(scope.project.key, None, 0)))
     for owner in range(20):
         for count in range(owner):
             name = f"operation-{owner}-{count}"

@@ -7,6 +7,8 @@ find an operation by its name wherever it belongs; lists show only their own sco
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -15,6 +17,7 @@ from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError, not_found
 from gstack.kernel.rpc import may_wait
 from translator_service import lists
+from translator_service.naming import number
 from translator_service.operations import engine, render
 from translator_service.resources import zones
 from translator_service.rpc import rpc
@@ -54,9 +57,13 @@ def list_(scope: Scope, request: Any) -> Message:
     elif where.startswith("regions/"):
         where = f"regions/{zones.resolve_region(scope, request.region)}"
     rows = scope.store.list_operations(scope.project.key, where, time.time() - engine.RETENTION)
-    return lists.page(
-        scope, request, [render.operation(row, scope.links) for row in rows], pb.OperationList, f"{where}/operations"
-    )
+    items = (_later(scope, row) for row in rows)
+    return lists.page(scope, request, items, pb.OperationList, f"{where}/operations")
+
+
+def _later(scope: Scope, row: Mapping[Any, Any]) -> lists.Later:
+    name = row["name"]
+    return lists.Later(name, render.rfc3339(row["inserted"]), number(name), partial(render.operation, row, scope.links))
 
 
 def delete(scope: Scope, request: Any) -> Message:
@@ -70,7 +77,7 @@ def delete(scope: Scope, request: Any) -> Message:
 @rpc("GlobalOperations.AggregatedList")
 def aggregated_list(scope: Scope, request: pb.AggregatedListOperationsRequest) -> Message:
     rows = scope.store.list_operations(scope.project.key, None, time.time() - engine.RETENTION)
-    pairs = [(row["scope"], render.operation(row, scope.links)) for row in rows]
+    pairs = ((row["scope"], _later(scope, row)) for row in rows)
     everywhere = zones.scopes(scope, True) if request.includeAllScopes else ["global"]
     return lists.aggregated(scope, request, pairs, everywhere, pb.OperationAggregatedList, "operations")
 
