@@ -54,6 +54,8 @@ def open_database(url: str, migrations: str, *, connections: int = _CONNECTIONS,
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
+        # What was used last is used next: the others, made for a crowd, keep nothing in memory.
+        pool_use_lifo=True,
         pool_pre_ping=not url.startswith("sqlite"),
     )
     if engine.dialect.name == "sqlite":

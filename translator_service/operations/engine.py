@@ -226,6 +226,8 @@ class Engine:
             "max_executor_threads": 2 * self._places,
             "use_listen_notify": False,
             "sys_db_pool_size": max(settings.database_connections // 2, 2),
+            # As the other connections (see gstack.kernel.database).
+            "db_engine_kwargs": {"pool_use_lifo": True},
             "serializer": JsonSerializer(),
         }
         os.environ.setdefault("DBOS__CLOUD", "false")
