@@ -14,7 +14,7 @@ from gstack.kernel.rpc import healthy
 from tests.clients.conftest import Stack, make_stack
 from tests.clients.sequences import until
 
-# It is 116 MB with the packages that the images have; test tools bring more, and machines differ.
+# It is 117 MB with the packages that the images have; test tools bring more, and machines differ.
 IDLE_MB = 130
 
 
