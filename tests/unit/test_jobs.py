@@ -295,7 +295,8 @@ def test_find(client: Client, machine: dict[str, str]) -> None:
     assert found is not None and found["jobstatus"] == 1
 
 
-def test_find_does_not_take_an_error_for_absence(simulated: Cloud, client: Client) -> None:
-    simulated.app.faults.append(Fault("status", "queryAsyncJobResult", status=530))
+@pytest.mark.parametrize("status", [431, 530])
+def test_find_does_not_take_an_error_for_absence(simulated: Cloud, client: Client, status: int) -> None:
+    simulated.app.faults.append(Fault("status", "queryAsyncJobResult", status=status))
     with pytest.raises(CloudStackError):
         jobs.find(client, new_job())

@@ -165,7 +165,9 @@ def find(client: Client, job_id: str) -> dict[str, Any] | None:
     try:
         job = client.read("queryAsyncJobResult", jobid=job_id).body
     except CloudStackError as error:
-        if error.code == 431:
+        # An error that does not name the id is no word about the job: it may be there, and a second one would leave an
+        # orphan (recordings, Surprises 2 and 3).
+        if error.code == 431 and "jobid" in error.text:
             return None
         raise
     if not isinstance(job.get("jobstatus"), int):
