@@ -118,9 +118,12 @@ def _destroyed(client: Client, parameters: dict[str, str], entity: str | None) -
 
 
 def _associated(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
-    """One that stays in Allocating is lost: the caller is told which, and gives it back."""
+    """One that stays in Allocating is lost: the caller is told which, and gives it back.
+
+    Without its id nothing tells that an address is this one: the job has to say it, later.
+    """
     if entity is None:
-        return Again("associateIpAddress", parameters)
+        return None
     if _rows(client, "listPublicIpAddresses", id=entity):
         return Done({"id": entity})
     raise without_result("associateIpAddress", entity)
