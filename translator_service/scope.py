@@ -163,9 +163,6 @@ class Scope:
         return self.environment.replies.get(hash((key, parts)), build)
 
 
-_INVALID = ApiError(401, "Request had invalid authentication credentials.")
-
-
 def projects_kind(environment: Environment, account: str) -> Kind:
     """CloudStack projects of an account, by name. Its own go before those that others made it a member of."""
 
@@ -185,7 +182,7 @@ def caller_of(environment: Environment, credential: bytes) -> Caller:
     try:
         return Caller.of(environment.sealer.open_message(credential, CREDENTIAL))
     except SealError:
-        raise _INVALID from None
+        raise ApiError(401, "Request had invalid authentication credentials.") from None
 
 
 def resolve_project(environment: Environment, caller: Caller, name: str, client: Client) -> Project:
