@@ -330,9 +330,9 @@ def _compare(deployment: Deployment, work: Work, tenant: Tenant) -> list[str]:
     strangers = set(there) - {one.target.rpartition("/")[2] for one in mine}
     wrong += [f"a machine that nobody asked for: {name}" for name in sorted(strangers)]
     addresses = cloud(deployment.stack, "listPublicIpAddresses", keys=tenant.keys).get("publicipaddress", [])
-    idle = [row["ipaddress"] for row in addresses if not row["issourcenat"] and not row.get("virtualmachineid")]
-    if idle and "address" not in warned:
-        wrong.append(f"addresses of no machine: {idle}")
+    for row in addresses:
+        if not row["issourcenat"] and not row.get("virtualmachineid") and "address" not in warned:
+            wrong.append(f"an address of no machine: {row}")
     return wrong
 
 

@@ -312,3 +312,15 @@ def test_an_answer_that_is_lost(web: Scope, operations: Finish, simulated: Cloud
     assert names(web) == []
     assert ephemeral(web) == []
     assert simulated.calls["destroyVirtualMachine"] == 1
+
+
+def test_an_address_that_cannot_be_given_back_is_told(web: Scope, operations: Finish, simulated: Cloud) -> None:
+    """The machine is gone: an error would say that it is not, and nobody could delete it again."""
+    simulated.app.faults.append(Fault("status", "disassociateIpAddress", status=531))
+    (address,) = ephemeral(web)
+    row = operations(web, delete(web))
+    assert row["error"] is None
+    (warning,) = row["warnings"]
+    assert warning["code"] == "CLEANUP_FAILED"
+    assert address["ipaddress"] in warning["message"]
+    assert names(web) == []

@@ -220,6 +220,25 @@ def test_a_restart_ends_jobs_and_they_are_done_again(
     assert [one["state"] for one in found] == ([state] if state else [])
 
 
+def test_a_job_that_one_restart_after_another_ends(simulated: Cloud, client: Client) -> None:
+    """As long as what it was to do is safe to do once more."""
+    network = client.read("listNetworks", keyword="net-a").items[0]["id"]
+    address = jobs.run(client, new_job(), "associateIpAddress", {"networkid": network}, maybe_submitted=False)["id"]
+    world = simulated.app.world
+    world.settings.job_seconds = {"": 3600.0}
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(
+            jobs.run, client, new_job(), "disassociateIpAddress", {"id": address}, maybe_submitted=False
+        )
+        for _ in range(5):
+            until(lambda: any(row.status == 0 for row in world.all(Job)))
+            restart(world, told=True)
+        until(lambda: any(row.status == 0 for row in world.all(Job)))
+        world.finish()
+        going.result(20)
+    assert client.read("listPublicIpAddresses", id=address).items == []
+
+
 def test_an_address_on_its_way_when_cloudstack_restarts_is_told_of(simulated: Cloud, client: Client) -> None:
     """It stays in state Allocating for ever; who asked for it has to give it back."""
     network = client.read("listNetworks", keyword="net-a").items[0]["id"]

@@ -30,8 +30,9 @@ _PATIENCE = 10.0
 _LONG = 120.0
 # So many errors of the question in a row, and the job is looked for elsewhere.
 _DOUBTS = 4
-# How often a job may be done that ends without a result.
-_ROUNDS = 3
+# How often a job may be done that ends without a result: each time a management server stopped under it, or it is one
+# that stops the server.
+_ROUNDS = 10
 # Fails jobs when a management server stops; older ones leave no text at all.
 _CANCELLED = re.compile(r"management server|job (was )?cancel", re.IGNORECASE)
 

@@ -6,6 +6,10 @@ until CloudStack expunges it by itself (`expunge.delay` and `expunge.interval`, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
@@ -19,6 +23,8 @@ from translator_service.resources import instances, zones
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 from translator_service.tags import EPHEMERAL, NAME
+
+log = structlog.get_logger()
 
 
 @rpc(
@@ -73,11 +79,28 @@ def do_delete(run: Run) -> None:
     run.progress(20)
     destroy(run, payload["id"])
     run.progress(70)
-    for address in addresses:
-        run.job(f"release/{address['id']}", "disassociateIpAddress", id=address["id"])
+    # The machine is gone, so nobody can delete it once more: what cannot go with it is told, and is no failure.
+    parts = [_release_of(run, address) for address in addresses]
     if zone.security_groups:
-        projection.release_instance(run, zone, payload["name"], rows[0])
+        groups = partial(projection.release_instance, run, zone, payload["name"], rows[0])
+        parts.append((f"A firewall of '{payload['name']}'", groups))
+    clear_away(run, parts)
     instances.forget_metadata(run.scope, instances.document_of(rows[0]))
+
+
+def _release_of(run: Run, address: Row) -> tuple[str, Callable[[], object]]:
+    release = partial(run.job, f"release/{address['id']}", "disassociateIpAddress", id=address["id"])
+    return f"The external address {address['ipaddress']} of '{run.payload['name']}'", release
+
+
+def clear_away(run: Run, parts: Sequence[tuple[str, Callable[[], object]]]) -> None:
+    """Each of (what it is, what takes it away), whatever becomes of the rest; what stays is told as a warning."""
+    for what, take_away in parts:
+        try:
+            take_away()
+        except Exception as error:
+            log.warning("cleanup_failed", name=run.name, what=what, error=str(error))
+            run.warn("CLEANUP_FAILED", f"{what} could not be taken away again.")
 
 
 def destroy(run: Run, machine: str, prefix: str = "") -> None:

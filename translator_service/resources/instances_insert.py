@@ -10,9 +10,9 @@ import base64
 import hashlib
 import ipaddress
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import structlog
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
@@ -25,14 +25,12 @@ from translator_service.naming import Row, number
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.resources import disk_types, images, instances, machine_types, networks, zones
-from translator_service.resources.instances_delete import destroy
+from translator_service.resources.instances_delete import clear_away, destroy
 from translator_service.resources.projects import check_metadata, common_metadata
 from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 from translator_service.tags import EPHEMERAL, NAME
-
-log = structlog.get_logger()
 
 _GIB = 1 << 30
 
@@ -376,28 +374,16 @@ def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
 
 
 def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
-    """Take away what was made, each of it whatever becomes of the rest; what cannot be is told as a warning."""
-    payload = run.payload
-
-    def machine() -> None:
-        destroy(run, made["machine"], "undo-")
-
-    def address() -> None:
-        run.job("undo-address", "disassociateIpAddress", id=made["address"])
-
-    def groups() -> None:
-        projection.release_instance(run, zone, payload["name"])
-
-    parts: list[tuple[bool, Callable[[], None], str]] = [
-        ("machine" in made, machine, f"The instance '{payload['name']}' ({made.get('machine')})"),
-        ("address" in made, address, f"The external address of '{payload['name']}' ({made.get('address')})"),
-        (zone.security_groups, groups, f"A firewall of '{payload['name']}'"),
-    ]
-    for is_made, undo, what in parts:
-        try:
-            if is_made:
-                undo()
-        except Exception as error:
-            log.warning("undo_failed", name=run.name, what=undo.__name__, error=str(error))
-            run.warn("CLEANUP_FAILED", f"{what} could not be taken away again.")
-    instances.forget_metadata(run.scope, payload.get("document", ""))
+    """Take away what was made."""
+    name = run.payload["name"]
+    parts: list[tuple[str, Callable[[], object]]] = []
+    if "machine" in made:
+        machine = partial(destroy, run, made["machine"], "undo-")
+        parts.append((f"The instance '{name}' ({made['machine']})", machine))
+    if "address" in made:
+        address = partial(run.job, "undo-address", "disassociateIpAddress", id=made["address"])
+        parts.append((f"The external address of '{name}' ({made['address']})", address))
+    if zone.security_groups:
+        parts.append((f"A firewall of '{name}'", partial(projection.release_instance, run, zone, name)))
+    clear_away(run, parts)
+    instances.forget_metadata(run.scope, run.payload.get("document", ""))
