@@ -22,11 +22,11 @@ from simulator.app import Simulator
 from tests.auth import Auth
 from translator_service import resources
 from translator_service.cloudstack.client import Endpoint
-from translator_service.mapping import NameMap
+from translator_service.gce.names_file import NameMap
+from translator_service.gce.paging import Pager
+from translator_service.kept.store import open_store
 from translator_service.operations import engine as engine_module
-from translator_service.paging import Pager
 from translator_service.scope import Caller, Environment, Scope, scope_of
-from translator_service.store import open_store
 
 RECORDINGS = Path(__file__).parent / "recordings"
 LINK_BASE = "https://www.googleapis.com/compute/v1"

@@ -16,9 +16,11 @@ from gstack.auth.v1 import identity_pb2 as pb
 from gstack.kernel.errors import NOT_TRIED, ApiError
 from gstack.kernel.rpc import Server, deadline, guarded
 from gstack.kernel.sealing import IDENTITY, SealError
+from translator_service.cloudstack.catalog import Index
 from translator_service.cloudstack.client import Client, Keys
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable, to_api_error
-from translator_service.naming import Index, Row, number
+from translator_service.cloudstack.rows import Row
+from translator_service.gce.naming import number
 from translator_service.scope import Caller, Environment, caller_of, is_account, projects_kind, resolve_project
 
 # Unknown keys are 401, a wrong name or password 531, one that nobody can have (empty, too long) 431; keys whose account

@@ -15,15 +15,16 @@ from google.protobuf.message import Message
 from gstack.kernel.errors import ApiError, not_found
 from gstack.kernel.sealing import CREDENTIAL, Keyring, SealError
 from gstack.kernel.settings import Settings
-from translator_service import naming
-from translator_service.catalog import Catalog, Entry, Kind
+from translator_service.cloudstack.catalog import Catalog, Entry, Kind
 from translator_service.cloudstack.client import Answer, Client, Endpoint, Keys
-from translator_service.links import Links, Reference
-from translator_service.mapping import NameMap
-from translator_service.naming import Index
-from translator_service.paging import Pager
-from translator_service.replies import Replies
-from translator_service.store import Store
+from translator_service.cloudstack.rows import Row
+from translator_service.gce import naming
+from translator_service.gce.links import Links, Reference
+from translator_service.gce.names_file import NameMap
+from translator_service.gce.naming import Index
+from translator_service.gce.paging import Pager
+from translator_service.gce.replies import Replies
+from translator_service.kept.store import Store
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Environment:
         """The GCE name of a name alone, for what is not listed (any more)."""
         return naming.slug(verbatim) if self.settings.naming == "rfc1035" else verbatim
 
-    def index(self, rows: Iterable[naming.Row], **options: Any) -> Index:
+    def index(self, rows: Iterable[Row], **options: Any) -> Index:
         return Index(rows, self.settings.naming, **options)
 
 
@@ -97,7 +98,7 @@ class Project:
     id: str | None
     key: str
     number: int
-    row: naming.Row
+    row: Row
 
 
 @dataclass
@@ -123,13 +124,17 @@ class Scope:
     def store(self) -> Store:
         return self.environment.store
 
-    def is_own(self, row: naming.Row) -> bool:
+    @property
+    def pager(self) -> Pager:
+        return self.environment.pager
+
+    def is_own(self, row: Row) -> bool:
         """Whether a row of a list that shows things of others too belongs to the project of the request."""
         if self.project.id is not None:
             return row.get("projectid") == self.project.id
         return not row.get("projectid") and row.get("account") == self.caller.account_name
 
-    def described(self, row: naming.Row) -> str:
+    def described(self, row: Row) -> str:
         """The description of a row of such a list; of what another account lends, with that account's name."""
         text, lender = str(row.get("displaytext", "")), row.get("account") or row.get("project")
         return text if not lender or self.is_own(row) else f"{text} (of {lender})".lstrip()
@@ -148,7 +153,7 @@ class Scope:
     def catalog(self, kind: Kind) -> Entry:
         return self.environment.catalog.get(self.owner, kind, self.client)
 
-    def lookup(self, kind: Kind, name: str) -> naming.Row | None:
+    def lookup(self, kind: Kind, name: str) -> Row | None:
         return self.environment.catalog.find(self.owner, kind, self.client, name)
 
     def forget(self, kind: Kind) -> None:
@@ -166,7 +171,7 @@ class Scope:
 def projects_kind(environment: Environment, account: str) -> Kind:
     """CloudStack projects of an account, by name. Its own go before those that others made it a member of."""
 
-    def is_lent(row: naming.Row) -> bool:
+    def is_lent(row: Row) -> bool:
         return all(owner.get("account") != account for owner in row.get("owner", ()))
 
     return Kind(

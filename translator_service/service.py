@@ -12,15 +12,16 @@ from gstack.kernel import database, metrics, tracing, trust
 from gstack.kernel.rpc import Server
 from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
-from translator_service import identity, mapping, resources
-from translator_service.catalog import Catalog
+from translator_service import identity, resources
+from translator_service.cloudstack.catalog import Catalog
 from translator_service.cloudstack.client import Endpoint
+from translator_service.gce import names_file as mapping
+from translator_service.gce.paging import Pager
+from translator_service.gce.replies import Replies
+from translator_service.kept.store import Store, open_store
 from translator_service.operations.engine import Engine
-from translator_service.paging import Pager
-from translator_service.replies import Replies
 from translator_service.rpc import add_services
 from translator_service.scope import Environment
-from translator_service.store import Store, open_store
 
 log = structlog.get_logger()
 

@@ -101,7 +101,7 @@ def _databases(service: str | None) -> list[_Database]:
     from gstack.kernel.sealing import Keyring
 
     settings = read()
-    auth, translator = "auth_service.migrations", "translator_service.migrations"
+    auth, translator = "auth_service.migrations", "translator_service.kept.migrations"
     urls = settings.auth_database(), settings.translator_database()
 
     def open_auth() -> sa.Engine:

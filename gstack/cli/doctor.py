@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from gstack.kernel import sealing
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
-from translator_service import claims, projection
-from translator_service.cloudstack.client import Client, Endpoint, Keys
+from translator_service.cloudstack.client import Client, Endpoint, Keys, all_rows
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
-from translator_service.store import Store
+from translator_service.kept.store import Store
+from translator_service.networking import claims, compiler
 
 SUPPORTED = ((4, 18), (4, 22))
 # Commands without which something that gstack offers fails.
@@ -178,8 +178,8 @@ def _templates(client: Client) -> str:
 
 def _rules(client: Client, settings: Settings) -> str:
     """What people made in CloudStack: gstack leaves it as it is, so it lets through what no rule of GCE says."""
-    groups = [row for answer in client.read_all("listSecurityGroups") for row in answer.items]
-    rules = [row for answer in client.read_all("listFirewallRules") for row in answer.items]
+    groups = all_rows(client.read_all("listSecurityGroups"))
+    rules = all_rows(client.read_all("listFirewallRules"))
     claimed = _claims(client, settings)
     if claimed is None:
         return (
@@ -189,7 +189,7 @@ def _rules(client: Client, settings: Settings) -> str:
     targets = [(row["id"], "ruleid", row.get("ingressrule", ())) for row in groups]
     targets += [(row.get("ipaddressid", ""), "id", [row]) for row in rules]
     others = sum(
-        not claims.is_ours(claimed.get(target, {}), row[key], projection.contents_of(row))
+        not claims.is_ours(claimed.get(target, {}), row[key], compiler.contents_of(row))
         for target, key, some in targets
         for row in some
     )

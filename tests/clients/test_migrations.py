@@ -26,7 +26,7 @@ from gstack.kernel import database as kernel
 from gstack.kernel.database import open_database, schema_state
 from gstack.kernel.sealing import Keyring, create_key
 from tests import postgresql
-from translator_service import store as translator
+from translator_service.kept import store as translator
 
 MASTER = b"m" * 32
 KEYRING = Keyring.of(b"n" * 32, MASTER)
@@ -105,7 +105,7 @@ def test_services_may_share_a_database(open_: Open) -> None:
 
 def test_a_second_start_imports_no_alembic(tmp_path: Path) -> None:
     code = (
-        "import sys; from translator_service.store import open_store; "
+        "import sys; from translator_service.kept.store import open_store; "
         f"open_store('sqlite:///{tmp_path}/test.sqlite'); sys.exit('alembic' in sys.modules)"
     )
     assert [subprocess.run([sys.executable, "-c", code], check=False).returncode for _ in range(2)] == [1, 0]

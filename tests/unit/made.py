@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from gstack.kernel.contract import services
+from translator_service import places
 from translator_service.cloudstack import jobs
-from translator_service.resources import zones
 from translator_service.rpc import METHODS
 from translator_service.scope import Scope
 
@@ -44,7 +44,7 @@ def machine(scope: Scope, name: str, zone: str = "ch-zh-1", **parameters: str) -
         scope,
         "deployVirtualMachine",
         name=name,
-        zoneid=zones.resolve(scope, zone).id,
+        zoneid=places.resolve_zone(scope, zone).id,
         serviceofferingid=first(scope, "listServiceOfferings", name="Micro")["id"],
         templateid=first(scope, "listTemplates", templatefilter="executable")["id"],
         **parameters,
@@ -53,7 +53,7 @@ def machine(scope: Scope, name: str, zone: str = "ch-zh-1", **parameters: str) -
 
 def network(scope: Scope, name: str, zone: str = "ch-zh-1", **parameters: str) -> dict[str, Any]:
     offering = first(scope, "listNetworkOfferings", name="DefaultIsolatedNetworkOfferingWithSourceNatService")
-    where = zones.resolve(scope, zone).id
+    where = places.resolve_zone(scope, zone).id
     made = scope.client.write(
         "createNetwork", name=name, displaytext=name, zoneid=where, networkofferingid=offering["id"], **parameters
     )
@@ -62,7 +62,7 @@ def network(scope: Scope, name: str, zone: str = "ch-zh-1", **parameters: str) -
 
 def volume(scope: Scope, name: str, zone: str = "ch-zh-1", size: int = 5) -> dict[str, Any]:
     offering = first(scope, "listDiskOfferings", name="SSD")["id"]
-    where = zones.resolve(scope, zone).id
+    where = places.resolve_zone(scope, zone).id
     return job(scope, "createVolume", name=name, zoneid=where, diskofferingid=offering, size=str(size))
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 
 from gstack.compute.v1 import addresses_pb2 as pb
+from gstack.compute.v1 import common_pb2
 from gstack.kernel.errors import ApiError
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, first, job, machine, tag
-from translator_service import details
-from translator_service.naming import number
+from translator_service.gce.naming import number
+from translator_service.kept import details
+from translator_service.places import Zone
 from translator_service.resources import addresses
-from translator_service.resources.zones import Zone
 from translator_service.scope import Scope
 
 PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
@@ -80,7 +81,7 @@ class TestMethods:
         self.reserved, self.reserved_ip = free["id"], free["ipaddress"]
 
     def list(self, scope: Scope, region: str) -> list[str]:
-        found = ask(scope, "Addresses.List", pb.ListAddressesRequest(project="demo", region=region))
+        found = ask(scope, "Addresses.List", common_pb2.ListInRegionRequest(project="demo", region=region))
         return [item.name for item in found.items]
 
     def get(self, scope: Scope, name: str, region: str = "ch-zh") -> pb.Address:
@@ -106,7 +107,7 @@ class TestMethods:
         assert simulated.calls["listPublicIpAddresses"] == before
 
     def test_aggregated(self, scope: Scope) -> None:
-        request = pb.AggregatedListAddressesRequest(project="demo", filter="status = IN_USE")
+        request = common_pb2.AggregatedListRequest(project="demo", filter="status = IN_USE")
         found = ask(scope, "Addresses.AggregatedList", request)
         assert found.items["regions/ch"].warning.code == "NO_RESULTS_ON_PAGE"
         (item,) = found.items["regions/ch-zh"].addresses

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from gstack.kernel import database
-from translator_service.store import open_store
+from translator_service.kept.store import open_store
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from translator_service import details
+from translator_service.kept import details
 
 LONGEST = 5120  # characters of a detail's value
 

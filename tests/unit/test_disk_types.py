@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import disk_types_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.world import DiskOffering, Zone
 from tests.conftest import Cloud, recorded_rows
 from tests.unit.made import ask
-from translator_service.resources import disk_types, zones
+from translator_service import places
+from translator_service.resources import disk_types
 from translator_service.scope import Scope
 
 ROWS = {row["name"]: row for row in recorded_rows("a-catalog", "listDiskOfferings")}
@@ -15,13 +17,14 @@ PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
 
 
 def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> str:
-    found: str = disk_types.resolve(scope, zones.resolve(scope, zone), text, "resource.type")["name"]
+    found: str = disk_types.resolve(scope, places.resolve_zone(scope, zone), text, "resource.type")["name"]
     return found
 
 
 def names(scope: Scope, zone: str = "ch-gv2") -> list[str]:
     return [
-        item.name for item in ask(scope, "DiskTypes.List", pb.ListDiskTypesRequest(project="demo", zone=zone)).items
+        item.name
+        for item in ask(scope, "DiskTypes.List", common_pb2.ListInZoneRequest(project="demo", zone=zone)).items
     ]
 
 
@@ -49,7 +52,7 @@ def test_names_of_a_recorded_cloud(scope: Scope) -> None:
 
 
 def test_mapping(scope: Scope) -> None:
-    zone = zones.resolve(scope, "ch-gv2")
+    zone = places.resolve_zone(scope, "ch-gv2")
     fixed = disk_types.to_disk_type(scope, zone, "x-20gb", ROWS["20GB"])
     assert (fixed.kind, fixed.validDiskSize, fixed.defaultDiskSizeGb) == ("compute#diskType", "20GB-20GB", 20)
     assert (fixed.description, fixed.zone) == ("Fixed 20 GB disk", f"{PROJECT}/zones/ch-gv2")
@@ -81,7 +84,7 @@ def test_resolve(scope: Scope, text: str, name: str) -> None:
 
 
 def test_resolve_by_ids(scope: Scope) -> None:
-    row = disk_types.resolve(scope, zones.resolve(scope, "ch-gv2"), "pd-ssd", "f")
+    row = disk_types.resolve(scope, places.resolve_zone(scope, "ch-gv2"), "pd-ssd", "f")
     number = ask(scope, "DiskTypes.Get", pb.GetDiskTypeRequest(project="demo", zone="ch-gv2", diskType="pd-ssd")).id
     assert resolved(scope, row["id"]) == resolved(scope, str(number)) == "SSD"
 
@@ -125,7 +128,7 @@ def test_names_of_the_operator(scope: Scope) -> None:
 
 
 def test_name_of(scope: Scope) -> None:
-    row = disk_types.resolve(scope, zones.resolve(scope, "ch-gv2"), "pd-ssd", "f")
+    row = disk_types.resolve(scope, places.resolve_zone(scope, "ch-gv2"), "pd-ssd", "f")
     assert disk_types.name_of(scope, row["id"]) == "pd-ssd"
     assert disk_types.name_of(scope, None) == "pd-standard"
 
@@ -140,7 +143,7 @@ def test_offerings_of_one_zone(scope: Scope, simulated: Cloud) -> None:
 
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_aggregated(scope: Scope, everywhere: bool) -> None:
-    request = pb.AggregatedListDiskTypesRequest(project="demo", filter="name=pd-ssd", includeAllScopes=everywhere)
+    request = common_pb2.AggregatedListRequest(project="demo", filter="name=pd-ssd", includeAllScopes=everywhere)
     found = ask(scope, "DiskTypes.AggregatedList", request)
     assert [item.name for item in found.items["zones/ch-zh-1"].diskTypes] == ["pd-ssd"]
     assert ("regions/ch" in found.items) is everywhere

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import disks_pb2 as pb
 from gstack.kernel.errors import ApiError
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, first, job, machine, tag, volume
-from translator_service import details
-from translator_service.naming import number
+from translator_service.gce.naming import number
+from translator_service.kept import details
+from translator_service.places import Zone
 from translator_service.resources import disks
-from translator_service.resources.zones import Zone
 from translator_service.scope import Scope
 
 ZONE_LINK = "https://www.googleapis.com/compute/v1/projects/demo/zones/ch-zh-1"
@@ -121,7 +122,7 @@ def get(scope: Scope, name: str, zone: str = "ch-zh-1") -> Any:
 
 
 def names(scope: Scope, zone: str = "ch-zh-1", **more: Any) -> list[str]:
-    found = ask(scope, "Disks.List", pb.ListDisksRequest(project="demo", zone=zone, **more))
+    found = ask(scope, "Disks.List", common_pb2.ListInZoneRequest(project="demo", zone=zone, **more))
     return [item.name for item in found.items]
 
 
@@ -159,7 +160,7 @@ def test_list(scope: Scope, calls: Calls) -> None:
     gone = volume(scope, "gone")
     job(scope, "destroyVolume", id=gone["id"])
     calls()
-    found = ask(scope, "Disks.List", pb.ListDisksRequest(project="demo", zone="ch-zh-1"))
+    found = ask(scope, "Disks.List", common_pb2.ListInZoneRequest(project="demo", zone="ch-zh-1"))
     assert calls() == {"listVolumes": 1}
     assert [item.name for item in found.items] == ["data-1", "web-1"]
     assert [list(item.users) for item in found.items] == [[f"{ZONE_LINK}/instances/web-1"]] * 2
@@ -180,7 +181,7 @@ def test_aggregated(scope: Scope, calls: Calls) -> None:
     volume(scope, "here")
     volume(scope, "here", zone="ch-gv2")
     calls()
-    found = ask(scope, "Disks.AggregatedList", pb.AggregatedListDisksRequest(project="demo"))
+    found = ask(scope, "Disks.AggregatedList", common_pb2.AggregatedListRequest(project="demo"))
     assert calls() == {"listVolumes": 1}
     assert {key: [disk.name for disk in value.disks] for key, value in found.items.items()} == {
         "zones/ch-gv2": ["here"],

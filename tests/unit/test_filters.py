@@ -18,7 +18,7 @@ from gstack.compute.v1.operations_pb2 import Operation
 from gstack.compute.v1.routes_pb2 import Route
 from gstack.compute.v1.zones_pb2 import Zone
 from gstack.kernel.errors import ApiError
-from translator_service.filters import MAX_LENGTH, _wildcard, compile_filter
+from translator_service.gce.filters import MAX_LENGTH, _wildcard, compile_filter
 
 BASE = "https://www.googleapis.com/compute/v1/projects/demo"
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import firewalls_pb2 as pb
 from gstack.kernel.errors import ApiError
 from tests.conftest import Cloud, recorded_rows
 from tests.unit import made
+from translator_service.networking.groups import network_group
 from translator_service.operations import engine
-from translator_service.projection import network_group
 from translator_service.resources import firewalls
 from translator_service.scope import Scope
 
@@ -40,7 +41,7 @@ def get(scope: Scope, name: str) -> Any:
 
 
 def names(scope: Scope, **options: Any) -> list[str]:
-    found = made.ask(scope, "Firewalls.List", pb.ListFirewallsRequest(project="demo", **options))
+    found = made.ask(scope, "Firewalls.List", common_pb2.ListRequest(project="demo", **options))
     return [item.name for item in found.items]
 
 
@@ -260,7 +261,7 @@ def test_a_rule_made_anew_is_not_shown_as_it_was(scope: Scope, operations: Any) 
 def test_projects_do_not_see_each_other(scope: Scope, scope_for: Any, operations: Any) -> None:
     operations(scope, insert(scope, rule("web", "tcp")))
     other = scope_for("webshop")
-    found = made.ask(other, "Firewalls.List", pb.ListFirewallsRequest(project="webshop"))
+    found = made.ask(other, "Firewalls.List", common_pb2.ListRequest(project="webshop"))
     assert list(found.items) == []
 
 

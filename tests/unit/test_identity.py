@@ -14,7 +14,7 @@ import time_machine
 
 from gstack.auth.v1 import identity_pb2 as pb
 from gstack.auth.v1 import identity_pb2_grpc
-from gstack.compute.v1 import images_pb2, instances_pb2, operations_pb2, projects_pb2
+from gstack.compute.v1 import common_pb2, images_pb2, instances_pb2, operations_pb2, projects_pb2
 from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.rpc import Server, channel
 from gstack.kernel.sealing import CREDENTIAL, IDENTITY
@@ -27,7 +27,7 @@ from tests.unit.made import ask, machine
 from translator_service import identity
 from translator_service.cloudstack.client import Endpoint
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
-from translator_service.naming import number
+from translator_service.gce.naming import number
 from translator_service.operations import engine
 from translator_service.operations.run import handler
 from translator_service.scope import Environment, Scope, caller_of, open_scope
@@ -451,7 +451,7 @@ def test_a_limit_hides_all_other_projects(
 def test_a_limit_holds_after_others_have_filled_the_caches(
     environment: Environment, simulated: Cloud, scope_for: OpenScope, credential: MakeCredential, limited: Limited
 ) -> None:
-    request = images_pb2.ListImagesRequest(project="demo")
+    request = common_pb2.ListRequest(project="demo")
     free = open_scope(environment, credential(), "demo", LINK_BASE)
     private(simulated, "Debian secret", "demo")
     assert "debian-secret" in [image.name for image in ask(free, "Images.List", request).items]
@@ -533,7 +533,7 @@ def test_one_who_was_removed_is_refused_at_once_and_forgotten_within_a_minute(
     shop, ian = project(simulated, "webshop"), account(simulated, "ian@example.org")
     shop.members.append(ian)
     scope = open_scope(environment, sealed, "webshop", LINK_BASE)
-    request = instances_pb2.ListInstancesRequest(project="webshop", zone="ch-gv2")
+    request = common_pb2.ListInZoneRequest(project="webshop", zone="ch-gv2")
     assert len(ask(scope, "Instances.List", request).items) == 0
 
     shop.members.remove(ian)

@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.world import Account, Template, Zone
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask
-from translator_service.naming import number
-from translator_service.resources import images, zones
+from translator_service import places
+from translator_service.gce.naming import number
+from translator_service.resources import images
 from translator_service.rpc import METHODS
 from translator_service.scope import Scope
 
@@ -29,7 +31,7 @@ def template(simulated: Cloud, name: str, age: float = 0.0, *, zone: str = "", *
 
 
 def row_of(scope: Scope, text: str, zone: str = "ch-gv2") -> Any:
-    return images.resolve(scope, text, zones.resolve(scope, zone), "f")
+    return images.resolve(scope, text, places.resolve_zone(scope, zone), "f")
 
 
 def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> str:
@@ -52,7 +54,7 @@ def got(scope: Scope, name: str, project: str = "demo") -> pb.Image:
 
 
 def listed(scope: Scope, project: str = "demo", expression: str = "") -> list[pb.Image]:
-    return list(ask(scope, "Images.List", pb.ListImagesRequest(project=project, filter=expression)).items)
+    return list(ask(scope, "Images.List", common_pb2.ListRequest(project=project, filter=expression)).items)
 
 
 # Mapping

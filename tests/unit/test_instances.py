@@ -18,14 +18,15 @@ from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, first, job, machine, volume
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
-from translator_service import details
+from translator_service import places
 from translator_service.cloudstack import jobs
-from translator_service.naming import number
+from translator_service.gce.naming import number
+from translator_service.kept import details
+from translator_service.kept.store import Store
 from translator_service.operations import engine
-from translator_service.resources import instances, zones
-from translator_service.resources.zones import Zone
+from translator_service.places import Zone
+from translator_service.resources.instances import find, view
 from translator_service.scope import Scope
-from translator_service.store import Store
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
 ZONE_LINK = f"{ROOT}/zones/ch-zh-1"
@@ -92,7 +93,7 @@ def get(scope: Scope, name: str = "web-1", zone: str = "ch-zh-1") -> pb.Instance
 
 
 def names(scope: Scope, zone: str = "ch-zh-1", **options: Any) -> list[str]:
-    found = ask(scope, "Instances.List", pb.ListInstancesRequest(project="demo", zone=zone, **options))
+    found = ask(scope, "Instances.List", common_pb2.ListInZoneRequest(project="demo", zone=zone, **options))
     return [item.name for item in found.items]
 
 
@@ -129,7 +130,7 @@ def refused(call: Callable[[], Any]) -> ApiError:
 
 def shown(scope: Scope, row: dict[str, Any], zone: Zone = ISOLATED, **options: Any) -> pb.Instance:
     volumes, busy = options.get("volumes", []), options.get("busy")
-    return instances.to_instance(scope, zone, options.get("name", row["name"].lower()), row, volumes, busy)
+    return view.to_instance(scope, zone, options.get("name", row["name"].lower()), row, volumes, busy)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def shown(scope: Scope, row: dict[str, Any], zone: Zone = ISOLATED, **options: A
     ],
 )
 def test_status(row: dict[str, Any], status: str) -> None:
-    assert instances.status(row, None) == status
+    assert view.status(row, None) == status
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_status(row: dict[str, Any], status: str) -> None:
     ],
 )
 def test_status_with_an_operation(state: str, under_way: str, status: str) -> None:
-    assert instances.status({**VM_1, "state": state}, under_way) == status
+    assert view.status({**VM_1, "state": state}, under_way) == status
 
 
 def test_a_running_machine(scope: Scope) -> None:
@@ -330,7 +331,7 @@ def test_names(scope: Scope) -> None:
     (destroyed,) = recorded_rows(
         "c2-instances-more", "listVirtualMachines destroyed as user (allow.user.view.destroyed.vm=true)"
     )
-    index = instances.index(scope, [UPPER, gone, {**VM_2, "state": "Expunging"}, LOWER, VM_1, destroyed])
+    index = view.index(scope, [UPPER, gone, {**VM_2, "state": "Expunging"}, LOWER, VM_1, destroyed])
     assert [name for name, _ in index] == ["dyn-1", f"dyn-1-{UPPER['id'][:8]}", "vm-1"]
     assert index.name(LOWER["id"]) == "dyn-1"
 
@@ -357,13 +358,13 @@ def test_calls(web: Scope, operations: Finish, simulated: Cloud) -> None:
     assert names(web) == ["web-1"]
     assert simulated.calls == {"listVirtualMachines": 1, "listVolumes": 1}
     simulated.app.calls.clear()
-    every = ask(web, "Instances.AggregatedList", pb.AggregatedListInstancesRequest(project="demo"))
+    every = ask(web, "Instances.AggregatedList", common_pb2.AggregatedListRequest(project="demo"))
     assert simulated.calls == {"listVirtualMachines": 1, "listVolumes": 1}
     assert list(every.items["zones/ch-zh-1"].instances) == [found]
 
 
 def test_get_and_list_show_the_same(web: Scope) -> None:
-    listed = ask(web, "Instances.List", pb.ListInstancesRequest(project="demo", zone="ch-zh-1"))
+    listed = ask(web, "Instances.List", common_pb2.ListInZoneRequest(project="demo", zone="ch-zh-1"))
     assert list(listed.items) == [get(web)]
     assert (listed.kind, listed.selfLink) == ("compute#instanceList", f"{ZONE_LINK}/instances")
 
@@ -432,7 +433,7 @@ def test_destroyed_machines_are_hidden(scope: Scope, simulated: Cloud) -> None:
     assert names(scope) == []
     for name in ("web-1", made["id"]):
         assert refused(lambda name=name: get(scope, name)).code == 404
-    every = ask(scope, "Instances.AggregatedList", pb.AggregatedListInstancesRequest(project="demo"))
+    every = ask(scope, "Instances.AggregatedList", common_pb2.AggregatedListRequest(project="demo"))
     assert not every.items["zones/ch-zh-1"].instances
 
 
@@ -449,7 +450,7 @@ def test_list_filters_and_pages(scope: Scope) -> None:
     assert names(scope) == ["db-1", "web-1", "web-2"]
     assert names(scope, filter="name=web-*") == ["web-1", "web-2"]
     assert names(scope, filter="status=TERMINATED") == []
-    request = pb.ListInstancesRequest(project="demo", zone="ch-zh-1", maxResults=2)
+    request = common_pb2.ListInZoneRequest(project="demo", zone="ch-zh-1", maxResults=2)
     page = ask(scope, "Instances.List", request)
     assert [item.name for item in page.items] == ["db-1", "web-1"]
     assert names(scope, maxResults=2, pageToken=page.nextPageToken) == ["web-2"]
@@ -458,7 +459,7 @@ def test_list_filters_and_pages(scope: Scope) -> None:
 def test_aggregated_list(scope: Scope) -> None:
     machine(scope, "here")
     machine(scope, "here", zone="ch-gv2")
-    request = pb.AggregatedListInstancesRequest(project="demo")
+    request = common_pb2.AggregatedListRequest(project="demo")
     found = ask(scope, "Instances.AggregatedList", request)
     assert {key: [one.name for one in value.instances] for key, value in found.items.items()} == {
         "zones/ch-gv2": ["here"],
@@ -467,7 +468,7 @@ def test_aggregated_list(scope: Scope) -> None:
     request.filter = "zone eq .*ch-gv2"
     filtered = ask(scope, "Instances.AggregatedList", request)
     assert filtered.items["zones/ch-zh-1"].warning.code == "NO_RESULTS_ON_PAGE"
-    request = pb.AggregatedListInstancesRequest(project="demo", includeAllScopes=True)
+    request = common_pb2.AggregatedListRequest(project="demo", includeAllScopes=True)
     assert {"global", "regions/ch-zh"} <= set(ask(scope, "Instances.AggregatedList", request).items)
 
 
@@ -799,19 +800,19 @@ def test_a_change_that_is_refused(web: Scope, operations: Finish, simulated: Clo
 
 
 def test_under_way_is_told_by_the_store(scope: Scope) -> None:
-    zone = zones.resolve(scope, "ch-zh-1")
-    assert instances.under_way(scope) == {}
-    engine.finished(scope, type="insert", target=instances.path(zone, "web-1"))
-    assert instances.under_way(scope) == {}
+    zone = places.resolve_zone(scope, "ch-zh-1")
+    assert find.under_way(scope) == {}
+    engine.finished(scope, type="insert", target=find.path(zone, "web-1"))
+    assert find.under_way(scope) == {}
     scope.store.add_operation(
         name="operation-1",
         owner=scope.project.key,
         project="demo",
         scope=zone.path,
         type="stop",
-        target=instances.path(zone, "web-1"),
+        target=find.path(zone, "web-1"),
         subject="x",
         status="PENDING",
         inserted=time.time(),
     )
-    assert instances.under_way(scope) == {"zones/ch-zh-1/instances/web-1": "stop"}
+    assert find.under_way(scope) == {"zones/ch-zh-1/instances/web-1": "stop"}

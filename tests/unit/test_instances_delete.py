@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gstack.compute.v1 import disks_pb2
+from gstack.compute.v1 import common_pb2, disks_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from simulator.app import Fault
 from simulator.families.jobs import restart
@@ -48,7 +48,7 @@ def web(scope: Scope, operations: Finish) -> Scope:
 
 
 def disk_names(scope: Scope) -> list[str]:
-    found = ask(scope, "Disks.List", disks_pb2.ListDisksRequest(project="demo", zone="ch-zh-1"))
+    found = ask(scope, "Disks.List", common_pb2.ListInZoneRequest(project="demo", zone="ch-zh-1"))
     return [item.name for item in found.items]
 
 

@@ -35,12 +35,13 @@ from tests.unit.test_instances import (
     user_data,
     wanted,
 )
-from translator_service import details, userdata
 from translator_service.cloudstack import jobs
-from translator_service.naming import number
+from translator_service.gce.naming import number
+from translator_service.kept import details, userdata
+from translator_service.networking import networks
 from translator_service.operations import engine
 from translator_service.operations.run import Run
-from translator_service.resources import instances_insert, networks
+from translator_service.resources.instances import insert as instances_insert
 from translator_service.scope import Scope
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBmE0E0r7FhJ8CzTzGm0uZJ5sm9Mjg6K4WQnCX1pLRUw"

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gstack.kernel.errors import ApiError
-from translator_service.links import Links, Reference, parse
+from translator_service.gce.links import Links, Reference, parse
 
 LINKS = Links("https://www.googleapis.com/compute/v1", "demo")
 MACHINE_TYPE = Reference("small", "machineTypes", "zones/z", "p")

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import machine_types_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.world import ServiceOffering, Zone
 from tests.conftest import Cloud, recorded_rows
 from tests.unit.made import ask
-from translator_service.resources import machine_types, zones
+from translator_service import places
+from translator_service.resources import machine_types
 from translator_service.scope import Scope
 
 ROWS = {row["name"]: row for row in recorded_rows("a-catalog", "listServiceOfferings")}
@@ -16,7 +18,7 @@ FIXED = ["extra-large", "huge", "large", "medium", "micro", "small", "tiny"]
 
 
 def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> machine_types.MachineType:
-    return machine_types.resolve(scope, zones.resolve(scope, zone), text, "resource.machineType")
+    return machine_types.resolve(scope, places.resolve_zone(scope, zone), text, "resource.machineType")
 
 
 def refused(scope: Scope, text: str, zone: str = "ch-gv2") -> ApiError:
@@ -26,7 +28,7 @@ def refused(scope: Scope, text: str, zone: str = "ch-gv2") -> ApiError:
 
 
 def listed(scope: Scope, zone: str = "ch-gv2", expression: str = "") -> list[pb.MachineType]:
-    request = pb.ListMachineTypesRequest(project="demo", zone=zone, filter=expression)
+    request = common_pb2.ListInZoneRequest(project="demo", zone=zone, filter=expression)
     return list(ask(scope, "MachineTypes.List", request).items)
 
 
@@ -37,7 +39,7 @@ def offering(simulated: Cloud, name: str, **values: object) -> ServiceOffering:
 
 
 def test_mapping(scope: Scope) -> None:
-    found = machine_types.to_machine_type(scope, zones.resolve(scope, "ch-gv2"), "small", ROWS["Small"])
+    found = machine_types.to_machine_type(scope, places.resolve_zone(scope, "ch-gv2"), "small", ROWS["Small"])
     assert (found.kind, found.name, found.description) == ("compute#machineType", "small", "Small 2048MB 2 core")
     assert (found.guestCpus, found.memoryMb) == (2, 2048)
     assert found.HasField("isSharedCpu") and not found.isSharedCpu
@@ -51,7 +53,7 @@ def test_mapping(scope: Scope) -> None:
     ("zoneid", "expected"), [(None, True), ("", True), ("{id}", True), ("x,{id}", True), ("x", False)]
 )
 def test_offerings_of_some_zones(scope: Scope, zoneid: str | None, expected: bool) -> None:
-    zone = zones.resolve(scope, "ch-gv2")
+    zone = places.resolve_zone(scope, "ch-gv2")
     row = {**ROWS["Small"], "zoneid": zoneid and zoneid.format(id=zone.id)}
     assert machine_types.in_zone(row, zone) is expected
 
@@ -83,7 +85,7 @@ def test_unknown_zone(scope: Scope) -> None:
 
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_aggregated(scope: Scope, everywhere: bool) -> None:
-    request = pb.AggregatedListMachineTypesRequest(project="demo", filter="name=micro", includeAllScopes=everywhere)
+    request = common_pb2.AggregatedListRequest(project="demo", filter="name=micro", includeAllScopes=everywhere)
     found = ask(scope, "MachineTypes.AggregatedList", request)
     of_zones = ["zones/ch-gv2", "zones/ch-zh-1"]
     assert sorted(found.items) == (["global", "regions/ch", "regions/ch-zh", *of_zones] if everywhere else of_zones)
@@ -177,7 +179,7 @@ def test_get_custom(scope: Scope) -> None:
 
 
 def test_name_of_a_machine(scope: Scope) -> None:
-    zone = zones.resolve(scope, "ch-gv2")
+    zone = places.resolve_zone(scope, "ch-gv2")
     fixed = {"serviceofferingid": resolved(scope, "small").row["id"], "serviceofferingname": "Small"}
     assert machine_types.name_of(scope, zone, fixed) == "small"
     free = {"serviceofferingid": resolved(scope, "custom-2-4096").row["id"], "cpunumber": 2, "memory": 4096}

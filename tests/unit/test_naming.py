@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gstack.kernel.errors import ApiError
-from translator_service.naming import PATTERN, Ids, Index, Row, check_new_name, number, slug, split_suffix, with_suffix
+from translator_service.gce.naming import (
+    PATTERN,
+    Ids,
+    Index,
+    Row,
+    check_new_name,
+    number,
+    slug,
+    split_suffix,
+    with_suffix,
+)
 
 GCE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 FIRST = "11111111-aaaa-4aaa-8aaa-000000000001"

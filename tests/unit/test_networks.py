@@ -4,14 +4,17 @@ from typing import Any
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import networks_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.families.networks import networks_of
 from simulator.world import Account, Network
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, network
-from translator_service.naming import number
-from translator_service.resources import networks, subnetworks, zones
+from translator_service import places
+from translator_service.gce.naming import number
+from translator_service.networking import networks, subnetworks
+from translator_service.resources.subnetworks import to_subnetwork
 from translator_service.scope import Scope
 
 ROWS = recorded_rows("a-catalog", "listNetworks")
@@ -59,7 +62,7 @@ def test_verbatim_names_tell_case() -> None:
 
 
 def test_list(scope: Scope, simulated: Cloud) -> None:
-    found = ask(scope, "Networks.List", pb.ListNetworksRequest(project="demo"))
+    found = ask(scope, "Networks.List", common_pb2.ListRequest(project="demo"))
     assert found.kind == "compute#networkList"
     assert [item.name for item in found.items] == ["default", "net-a"]
     default, own = found.items
@@ -73,7 +76,7 @@ def test_list(scope: Scope, simulated: Cloud) -> None:
     assert (own.mtu, own.networkFirewallPolicyEnforcementOrder) == (1460, "AFTER_CLASSIC_FIREWALL")
     assert own.description == "Network A"
     assert own.creationTimestamp.endswith(".000+00:00") and not own.creationTimestamp.startswith("1970")
-    ask(scope, "Networks.List", pb.ListNetworksRequest(project="demo"))
+    ask(scope, "Networks.List", common_pb2.ListRequest(project="demo"))
     assert simulated.calls == {"listNetworks": 1, "listZones": 1}
 
 
@@ -94,21 +97,21 @@ def test_get_unknown(scope: Scope) -> None:
 
 
 def test_list_filter(scope: Scope) -> None:
-    found = ask(scope, "Networks.List", pb.ListNetworksRequest(project="demo", filter="name eq net-.*"))
+    found = ask(scope, "Networks.List", common_pb2.ListRequest(project="demo", filter="name eq net-.*"))
     assert [item.name for item in found.items] == ["net-a"]
 
 
 def test_project_sees_the_shared_network(scope_for: OpenScope, simulated: Cloud) -> None:
     """As recorded (k 59): one call with projectid answers the project's networks and the shared ones."""
     scope = scope_for("webshop")
-    found = ask(scope, "Networks.List", pb.ListNetworksRequest(project="webshop"))
+    found = ask(scope, "Networks.List", common_pb2.ListRequest(project="webshop"))
     assert [item.name for item in found.items] == ["default"]
     assert simulated.calls["listNetworks"] == 1
 
 
 def test_other_accounts_networks_are_not_seen(scope_for: OpenScope) -> None:
     scope = scope_for("ian@example.org", account="ian@example.org")
-    found = ask(scope, "Networks.List", pb.ListNetworksRequest(project="ian@example.org"))
+    found = ask(scope, "Networks.List", common_pb2.ListRequest(project="ian@example.org"))
     assert [item.name for item in found.items] == ["default"]
 
 
@@ -163,7 +166,7 @@ def test_zone_of(scope: Scope) -> None:
 
 class TestForInstance:
     def get(self, scope: Scope, zone: str, network: str = "", subnetwork: str = "") -> str:
-        return str(networks.for_instance(scope, zones.resolve(scope, zone), network, subnetwork)["name"])
+        return str(subnetworks.for_instance(scope, places.resolve_zone(scope, zone), network, subnetwork)["name"])
 
     def refused(self, scope: Scope, *arguments: str) -> ApiError:
         with pytest.raises(ApiError) as error:
@@ -268,14 +271,14 @@ def _lend(simulated: Cloud, name: str) -> Network:
 
 
 def test_a_lent_network_is_used_by_its_own_name_only(scope: Scope, simulated: Cloud) -> None:
-    zone = zones.resolve(scope, "ch-zh-1")
+    zone = places.resolve_zone(scope, "ch-zh-1")
     theirs = _lend(simulated, "default")
-    found = {item.id: item for item in ask(scope, "Networks.List", pb.ListNetworksRequest(project="demo")).items}
+    found = {item.id: item for item in ask(scope, "Networks.List", common_pb2.ListRequest(project="demo")).items}
     shown = found[number(theirs.id)]
     assert shown.name == f"default-{theirs.id[:8]}"
     assert shown.description == "Network A (of ian@example.org)"
-    assert networks.for_instance(scope, zone, "", "")["name"] == "net-a"
-    assert networks.for_instance(scope, zone, f"global/networks/{shown.name}", "")["id"] == theirs.id
+    assert subnetworks.for_instance(scope, zone, "", "")["name"] == "net-a"
+    assert subnetworks.for_instance(scope, zone, f"global/networks/{shown.name}", "")["id"] == theirs.id
     (subnetwork,) = (one for one in subnetworks.table(scope).values() if one.row["id"] == theirs.id)
     assert subnetworks.find(scope, "ch-zh", "net-a").row["name"] == "net-a"
-    assert subnetworks.to_subnetwork(scope, subnetwork).description == "Network A (of ian@example.org)"
+    assert to_subnetwork(scope, subnetwork).description == "Network A (of ian@example.org)"

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy.exc
 from dbos._serialization import deserialize_args, deserialize_exception, deserialize_value
 
-from gstack.compute.v1 import firewalls_pb2, instances_pb2
+from gstack.compute.v1 import common_pb2, firewalls_pb2, instances_pb2
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError
 from gstack.kernel.waits import Waits
@@ -22,14 +22,15 @@ from simulator.app import Fault
 from tests.conftest import Cloud, OpenScope
 from tests.unit.made import ask, until
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
-from translator_service.naming import number
+from translator_service.gce import times
+from translator_service.gce.naming import number
+from translator_service.kept.store import Store
+from translator_service.kept.store import operations as operations_table
 from translator_service.operations import engine, render
 from translator_service.operations import run as run_module
 from translator_service.operations.run import OperationError, Parked, Run, handler
 from translator_service.operations.serializer import JsonSerializer, StepFailed
 from translator_service.scope import Environment, Scope
-from translator_service.store import Store
-from translator_service.store import operations as operations_table
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
 ZONE = f"{ROOT}/zones/ch-zh-1"
@@ -157,9 +158,9 @@ def test_errors_are_told_in_both_ways_and_warnings_too(scope: Scope) -> None:
 
 
 def test_times_of_cloudstack() -> None:
-    assert render.from_cloudstack("2026-11-22T23:24:26+0000") == "2026-11-22T23:24:26.000+00:00"
-    assert render.from_cloudstack("2026-11-22T23:24:26+0200") == "2026-11-22T23:24:26.000+02:00"
-    assert render.from_cloudstack("") == render.from_cloudstack("soon") == render.UNKNOWN_TIME
+    assert times.from_cloudstack("2026-11-22T23:24:26+0000") == "2026-11-22T23:24:26.000+00:00"
+    assert times.from_cloudstack("2026-11-22T23:24:26+0200") == "2026-11-22T23:24:26.000+02:00"
+    assert times.from_cloudstack("") == times.from_cloudstack("soon") == times.UNKNOWN_TIME
 
 
 # How they run
@@ -433,7 +434,7 @@ def test_other_accounts_find_none(scope: Scope, scope_for: OpenScope) -> None:
     with pytest.raises(ApiError) as error:
         get(other, sent.name)
     assert error.value.code == 404
-    assert not ask(other, "GlobalOperations.List", pb.ListGlobalOperationsRequest(project="ian@example.org")).items
+    assert not ask(other, "GlobalOperations.List", common_pb2.ListRequest(project="ian@example.org")).items
 
 
 def test_lists_show_their_own_scope(scope: Scope) -> None:
@@ -445,17 +446,17 @@ def test_lists_show_their_own_scope(scope: Scope) -> None:
     def names(method: str, request: Any) -> list[str]:
         return [item.name for item in ask(scope, method, request).items]
 
-    zone = pb.ListZoneOperationsRequest(project="demo", zone="CH-ZH-1")
+    zone = common_pb2.ListInZoneRequest(project="demo", zone="CH-ZH-1")
     found = ask(scope, "ZoneOperations.List", zone)
     assert [item.name for item in found.items] == [here.name]
     assert (found.kind, found.selfLink) == ("compute#operationList", f"{ZONE}/operations")
-    assert names("RegionOperations.List", pb.ListRegionOperationsRequest(project="demo", region="ch-zh")) == [
+    assert names("RegionOperations.List", common_pb2.ListInRegionRequest(project="demo", region="ch-zh")) == [
         region.name
     ]
-    assert names("GlobalOperations.List", pb.ListGlobalOperationsRequest(project="demo")) == [everywhere.name]
+    assert names("GlobalOperations.List", common_pb2.ListRequest(project="demo")) == [everywhere.name]
     zone.filter = "operationType=insert"
     assert names("ZoneOperations.List", zone) == []
-    every = ask(scope, "GlobalOperations.AggregatedList", pb.AggregatedListOperationsRequest(project="demo"))
+    every = ask(scope, "GlobalOperations.AggregatedList", common_pb2.AggregatedListRequest(project="demo"))
     assert {key: [one.name for one in value.operations] for key, value in every.items.items() if value.operations} == {
         "zones/ch-zh-1": [here.name],
         "zones/ch-gv2": [there.name],
@@ -465,7 +466,7 @@ def test_lists_show_their_own_scope(scope: Scope) -> None:
 
 
 def test_every_scope_is_named_when_asked_for(scope: Scope) -> None:
-    request = pb.AggregatedListOperationsRequest(project="demo", includeAllScopes=True)
+    request = common_pb2.AggregatedListRequest(project="demo", includeAllScopes=True)
     found = ask(scope, "GlobalOperations.AggregatedList", request).items
     assert {"global", "regions/ch-zh", "zones/ch-zh-1", "zones/ch-gv2"} <= set(found)
     assert {value.warning.code for value in found.values()} == {"NO_RESULTS_ON_PAGE"}
@@ -487,13 +488,13 @@ def test_c1_a_list_holds_a_page_of_however_many_there_are(
         return real(row, links)
 
     monkeypatch.setattr(render, "operation", count)
-    request = pb.ListGlobalOperationsRequest(project="demo", maxResults=10)
+    request = common_pb2.ListRequest(project="demo", maxResults=10)
     ask(scope, "GlobalOperations.List", request)
     tracemalloc.start()
     try:
         built.clear()
         found = ask(scope, "GlobalOperations.List", request)
-        everywhere = pb.AggregatedListOperationsRequest(project="demo", maxResults=10)
+        everywhere = common_pb2.AggregatedListRequest(project="demo", maxResults=10)
         every = ask(scope, "GlobalOperations.AggregatedList", everywhere)
         most = tracemalloc.get_traced_memory()[1]
     finally:
@@ -509,10 +510,10 @@ def test_c1_a_list_holds_a_page_of_however_many_there_are(
 
 def test_lists_of_unknown_places(scope: Scope) -> None:
     with pytest.raises(ApiError) as error:
-        ask(scope, "ZoneOperations.List", pb.ListZoneOperationsRequest(project="demo", zone="nope"))
+        ask(scope, "ZoneOperations.List", common_pb2.ListInZoneRequest(project="demo", zone="nope"))
     assert error.value.code == 404
     with pytest.raises(ApiError) as error:
-        ask(scope, "RegionOperations.List", pb.ListRegionOperationsRequest(project="demo", region="nope"))
+        ask(scope, "RegionOperations.List", common_pb2.ListInRegionRequest(project="demo", region="nope"))
     assert error.value.code == 404
 
 
@@ -521,7 +522,7 @@ def test_old_ones_are_not_listed_and_purged(scope: Scope, environment: Environme
     new = engine.finished(scope, type="setTags", target="global/x")
     before = time.time() - engine.RETENTION - 1
     environment.store.update_operation(old.name, inserted=before, ended=before)
-    found = ask(scope, "GlobalOperations.List", pb.ListGlobalOperationsRequest(project="demo"))
+    found = ask(scope, "GlobalOperations.List", common_pb2.ListRequest(project="demo"))
     assert [item.name for item in found.items] == [new.name]
     assert environment.store.purge_operations(time.time() - engine.RETENTION) == 1
 
@@ -548,7 +549,7 @@ def test_all_workflows_that_are_over_are_purged(
 def test_c1_what_is_running_is_bounded_by_rows(
     scope: Scope, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("translator_service.store._RUNNING_ROWS", 10)
+    monkeypatch.setattr("translator_service.kept.store._RUNNING_ROWS", 10)
     store = Store(environment.store.engine)
     submit(scope)
     template = dict(next(environment.store.list_operations(scope.project.key, None, 0)))

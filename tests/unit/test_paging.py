@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gstack.compute.v1.instances_pb2 import Instance, ListInstancesRequest
+from gstack.compute.v1.common_pb2 import ListInZoneRequest
+from gstack.compute.v1.instances_pb2 import Instance
 from gstack.kernel.errors import ApiError
-from translator_service.paging import MAX_RESULTS, Pager
+from translator_service.gce.paging import MAX_RESULTS, Pager
 
 PAGER = Pager(b"a key")
 PATH = "zones/z/instances"
@@ -31,7 +32,7 @@ orders = st.sampled_from(["", "name", "name desc", "creationTimestamp desc", " c
 def page(items: list[Instance], *, pager: Pager = PAGER, scope: str = PATH, **request) -> tuple[list[Instance], str]:
     return pager.page(
         items,
-        ListInstancesRequest(**request),
+        ListInZoneRequest(**request),
         scope=scope,
         name=lambda item: item.name,
         created=lambda item: item.creationTimestamp,

@@ -16,13 +16,16 @@ from simulator.world import VirtualMachine
 from tests.conftest import Cloud, recorded_rows
 from tests.unit import made
 from tests.unit.test_firewalls import delete, get, group, insert, names, rule
-from translator_service import claims, details, projection
+from translator_service import places
 from translator_service.cloudstack.errors import CloudStackError
+from translator_service.kept import details
+from translator_service.networking import claims, compiler, convergence, networks, projection
+from translator_service.networking.compiler import Machine, Rule, address_rules, group_rules
+from translator_service.networking.convergence import Wanted
 from translator_service.operations import engine
 from translator_service.operations import run as run_module
 from translator_service.operations.run import Run, handler
-from translator_service.projection import Machine, Rule, Wanted, address_rules, group_rules
-from translator_service.resources import firewalls, networks, zones
+from translator_service.resources import firewalls
 from translator_service.scope import Scope
 
 GROUPS, ISOLATED = "ch-gv2", "ch-zh-1"
@@ -81,14 +84,14 @@ def test_ranges_of_one_source_never_overlap_and_open_the_same_ports(ranges: list
 
 def test_recorded_rules_are_read() -> None:
     groups = {row["name"]: row for row in recorded_rows("h-security-groups", "listSecurityGroups")}
-    found = set().union(*(projection.rules_of_row(row) for row in groups["web"]["ingressrule"]))
+    found = set().union(*(compiler.rules_of_row(row) for row in groups["web"]["ingressrule"]))
     assert Rule("tcp", 80, 443, "0.0.0.0/0") in found
     assert Rule("icmp", -1, -1, "0.0.0.0/0") in found
     assert Rule("50", 0, 0, "10.9.0.0/16") in found
-    assert projection.rules_of_row(groups["db"]["ingressrule"][0]) == {Rule("tcp", 3306, 3306, "")}
+    assert compiler.rules_of_row(groups["db"]["ingressrule"][0]) == {Rule("tcp", 3306, 3306, "")}
     rows = recorded_rows("f-network", "listFirewallRules by address")
     several = next(row for row in rows if "," in row["cidrlist"])
-    assert {one.source for one in projection.rules_of_row(several)} == set(several["cidrlist"].split(","))
+    assert {one.source for one in compiler.rules_of_row(several)} == set(several["cidrlist"].split(","))
 
 
 def test_a_row_that_lets_in_only_what_is_wanted_stays() -> None:
@@ -100,7 +103,7 @@ def test_a_row_that_lets_in_only_what_is_wanted_stays() -> None:
     wanted = {Rule("tcp", 22, 22, f"10.{text}") for text in ("0.0.0/8", "1.0.0/16", "2.0.0/16", "3.0.0/16")}
     wanted.add(Rule("tcp", 80, 80, "10.0.0.0/8"))
     ours = [row["id"] for row in rows]
-    deletes, creates = projection._difference(rows, "id", ours, Wanted(wanted, wanted))
+    deletes, creates = convergence._difference(rows, "id", ours, Wanted(wanted, wanted))
     assert deletes == ["again", "half"]
     assert creates == [
         (Rule("tcp", 22, 22, "10.2.0.0/16"), ["10.2.0.0/16", "10.3.0.0/16"]),
@@ -115,7 +118,7 @@ def test_what_others_made_counts_as_there_and_stays() -> None:
         {"id": "all", "protocol": "udp", "cidrlist": "10.0.0.0/8"},
     ]
     wanted = {Rule("tcp", 80, 99, "10.0.0.0/8"), Rule("udp", 53, 53, "10.0.0.0/8"), Rule("udp", 53, 53, "192.0.2.0/24")}
-    deletes, creates = projection._difference(rows, "id", ["ours"], Wanted(wanted, wanted))
+    deletes, creates = convergence._difference(rows, "id", ["ours"], Wanted(wanted, wanted))
     assert deletes == []
     assert creates == [
         (Rule("tcp", 86, 89, "10.0.0.0/8"), ["10.0.0.0/8"]),
@@ -146,7 +149,7 @@ def test_the_difference_makes_it_right_without_touching_others(
     rows = [row(f"ours{index}", rule) for index, rule in enumerate(mine)]
     ours = [one["id"] for one in rows]
     rows += [row(f"theirs{index}", rule) for index, rule in enumerate(others)]
-    deletes, creates = projection._difference(rows, "id", ours, Wanted({*wanted}, {*wanted}))
+    deletes, creates = convergence._difference(rows, "id", ours, Wanted({*wanted}, {*wanted}))
     assert {*deletes} <= {*ours}
     kept = [rule for identity, rule in zip(ours, mine, strict=True) if identity not in deletes]
     made = [Rule(rule.protocol, rule.start, rule.end, source) for rule, sources in creates for source in sources]
@@ -157,7 +160,7 @@ def test_the_difference_makes_it_right_without_touching_others(
     rows = [one for one in rows if one["id"] not in deletes]
     rows += [row(f"made{index}", rule) for index, rule in enumerate(made)]
     ours = [one["id"] for one in rows if "theirs" not in one["id"]]
-    assert projection._difference(rows, "id", ours, Wanted({*wanted}, {*wanted})) == ([], [])
+    assert convergence._difference(rows, "id", ours, Wanted({*wanted}, {*wanted})) == ([], [])
 
 
 # In the cloud
@@ -166,7 +169,7 @@ def test_the_difference_makes_it_right_without_touching_others(
 @handler("tests.projection")
 def _do(run: Run) -> None:
     """Calls a function of the projection as the instances do."""
-    zone = zones.resolve(run.scope, run.payload["zone"])
+    zone = places.resolve_zone(run.scope, run.payload["zone"])
     if run.payload["do"] == "deploy":
         network = networks.members(run.scope, "default")[0]
         groups = projection.groups_for_deploy(run, zone, network, run.payload["name"], run.payload["tags"])

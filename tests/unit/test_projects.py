@@ -10,9 +10,9 @@ from gstack.kernel.errors import ApiError
 from simulator.world import Account
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, machine
+from translator_service.kept.store import Store
 from translator_service.resources import projects
 from translator_service.scope import Scope, projects_kind
-from translator_service.store import Store
 
 ACCOUNT = recorded_rows("a-catalog", "listAccounts")[0]
 PROJECT = recorded_rows("a-catalog", "listProjects")[0]

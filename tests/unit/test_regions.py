@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import regions_pb2 as pb
 from gstack.kernel.errors import ApiError
 from tests.conftest import Cloud
@@ -29,21 +30,21 @@ def test_quotas_are_those_of_the_project(scope: Scope) -> None:
 
 
 def test_list(scope: Scope, simulated: Cloud) -> None:
-    found = ask(scope, "Regions.List", pb.ListRegionsRequest(project="demo"))
+    found = ask(scope, "Regions.List", common_pb2.ListRequest(project="demo"))
     assert [region.name for region in found.items] == ["ch", "ch-zh"]
     assert len({region.id for region in found.items}) == 2
-    assert ask(scope, "Regions.List", pb.ListRegionsRequest(project="demo")) == found
+    assert ask(scope, "Regions.List", common_pb2.ListRequest(project="demo")) == found
     assert simulated.calls == {"listZones": 1, "listAccounts": 1}
 
 
 def test_filter(scope: Scope) -> None:
-    found = ask(scope, "Regions.List", pb.ListRegionsRequest(project="demo", filter="name eq ch"))
+    found = ask(scope, "Regions.List", common_pb2.ListRequest(project="demo", filter="name eq ch"))
     assert [region.name for region in found.items] == ["ch"]
 
 
 def test_zones_that_the_operator_put_together(scope: Scope) -> None:
     scope.names.regions.update({"ch-gv2": "here", "ch-zh-1": "here"})
-    (found,) = ask(scope, "Regions.List", pb.ListRegionsRequest(project="demo")).items
+    (found,) = ask(scope, "Regions.List", common_pb2.ListRequest(project="demo")).items
     assert list(found.zones) == [f"{PROJECT}/zones/ch-gv2", f"{PROJECT}/zones/ch-zh-1"]
 
 

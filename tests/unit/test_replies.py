@@ -15,10 +15,10 @@ from gateway.tokens import COMPUTE, IAM, Principal, Scopes, Tokens
 from gstack.auth.v1 import auth_pb2
 from gstack.compute.v1.instances_pb2 import Instance
 from gstack.kernel.errors import ApiError
-from translator_service.catalog import Catalog, Kind
+from translator_service.cloudstack.catalog import Catalog, Kind
 from translator_service.cloudstack.client import Answer
-from translator_service.naming import Index
-from translator_service.replies import Replies
+from translator_service.gce.naming import Index
+from translator_service.gce.replies import Replies
 
 BASE = "http://gw:5000"
 WRITE = "https://www.googleapis.com/auth/compute"
@@ -270,7 +270,7 @@ def test_an_old_list_is_fetched_anew_and_kept_when_it_is_the_same() -> None:
 
 
 def test_a_miss_asks_again_but_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("translator_service.catalog._MISS_PAUSE", 0.1)
+    monkeypatch.setattr("translator_service.cloudstack.catalog._MISS_PAUSE", 0.1)
     catalog, source = Catalog(), Source()
     assert catalog.find("ian", source.kind, None, "two") is None
     assert source.asked == 1

@@ -18,12 +18,12 @@ from gstack.kernel.errors import ApiError
 from tests.conftest import RECORDINGS, recorded_rows
 from tests.unit import made
 from tests.unit.test_firewalls import HTTP, SSH, group
-from translator_service import details
-from translator_service.catalog import Catalog
 from translator_service.cloudstack import rows
+from translator_service.cloudstack.catalog import Catalog
 from translator_service.cloudstack.client import Answer
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
-from translator_service.replies import Replies
+from translator_service.gce.replies import Replies
+from translator_service.kept import details
 from translator_service.rpc import METHODS
 from translator_service.scope import Scope
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from simulator import world as w
 from simulator.commands import execute
@@ -31,7 +32,7 @@ def test_ten_thousand_machines_are_listed(simulated: Cloud, scope: Scope) -> Non
     token, pages = "", 0
     simulated.app.calls.clear()
     while pages == 0 or token:
-        request = pb.ListInstancesRequest(project="demo", zone="ch-gv2", pageToken=token, maxResults=500)
+        request = common_pb2.ListInZoneRequest(project="demo", zone="ch-gv2", pageToken=token, maxResults=500)
         reply = METHODS["Instances.List"].function(scope, request)
         page = pb.InstanceList.FromString(reply) if isinstance(reply, bytes) else reply
         assert isinstance(page, pb.InstanceList)

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import pytest
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import subnetworks_pb2 as pb
 from gstack.kernel.errors import ApiError
 from tests.conftest import Cloud, recorded_rows
 from tests.unit.made import ask, network
-from translator_service.naming import number
-from translator_service.resources import networks, subnetworks, zones
+from translator_service import places
+from translator_service.gce.naming import number
+from translator_service.networking import networks, subnetworks
+from translator_service.resources.networks import to_network
+from translator_service.resources.subnetworks import to_subnetwork
 from translator_service.scope import Scope
 
 PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
@@ -15,8 +19,8 @@ ROW = recorded_rows("a-catalog", "listNetworks")[0]
 
 
 def test_mapping(scope: Scope) -> None:
-    zone = zones.resolve(scope, "ch-zh-1")
-    found = subnetworks.to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, ROW))
+    zone = places.resolve_zone(scope, "ch-zh-1")
+    found = to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, ROW))
     assert found.kind == "compute#subnetwork"
     assert found.id == number(ROW["id"])
     assert found.creationTimestamp == "2026-11-22T23:24:26.000+00:00"
@@ -28,19 +32,19 @@ def test_mapping(scope: Scope) -> None:
     assert found.privateIpv6GoogleAccess == "DISABLE_GOOGLE_ACCESS"
     assert len(found.fingerprint) == 8
     moved = {**ROW, "cidr": "10.1.2.0/24"}
-    other = subnetworks.to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, moved))
+    other = to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, moved))
     assert other.fingerprint != found.fingerprint
 
 
 def test_list_of_a_region(scope: Scope, simulated: Cloud) -> None:
     for region, name in (("ch", "default"), ("ch-zh", "net-a")):
-        found = ask(scope, "Subnetworks.List", pb.ListSubnetworksRequest(project="demo", region=region))
+        found = ask(scope, "Subnetworks.List", common_pb2.ListInRegionRequest(project="demo", region=region))
         assert [item.name for item in found.items] == [name]
     assert simulated.calls == {"listNetworks": 1, "listZones": 1}
 
 
 def test_aggregated(scope: Scope) -> None:
-    request = pb.AggregatedListSubnetworksRequest(project="demo", filter="name=net-a")
+    request = common_pb2.AggregatedListRequest(project="demo", filter="name=net-a")
     found = ask(scope, "Subnetworks.AggregatedList", request)
     assert sorted(found.items) == ["regions/ch", "regions/ch-zh"]
     assert found.items["regions/ch"].warning.code == "NO_RESULTS_ON_PAGE"
@@ -67,17 +71,17 @@ def test_get_unknown(scope: Scope, region: str, name: str, path: str) -> None:
 def test_several_of_a_network_in_one_region(scope: Scope) -> None:
     scope.names.regions.update({"ch-gv2": "here", "ch-zh-1": "here"})
     own = network(scope, "default")
-    found = ask(scope, "Subnetworks.List", pb.ListSubnetworksRequest(project="demo", region="here"))
+    found = ask(scope, "Subnetworks.List", common_pb2.ListInRegionRequest(project="demo", region="here"))
     assert [item.name for item in found.items] == ["default-ch-gv2", "default-ch-zh-1", "net-a"]
     assert {item.network for item in found.items[:2]} == {f"{PROJECT}/global/networks/default"}
     assert subnetworks.name_of(scope, own["id"]) == "default-ch-zh-1"
-    assert len(networks.to_network(scope, "default", networks.members(scope, "default")).subnetworks) == 2
+    assert len(to_network(scope, "default", networks.members(scope, "default")).subnetworks) == 2
 
 
 def test_names_never_collide(scope: Scope) -> None:
     network(scope, "default")
     second = network(scope, "Default")
-    found = ask(scope, "Subnetworks.List", pb.ListSubnetworksRequest(project="demo", region="ch-zh"))
+    found = ask(scope, "Subnetworks.List", common_pb2.ListInRegionRequest(project="demo", region="ch-zh"))
     expected = ["default-ch-zh-1", f"default-ch-zh-1-{second['id'][:8]}", "net-a"]
     assert [item.name for item in found.items] == expected
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import postgresql
-from translator_service.store import Store, open_store
+from translator_service.kept.store import Store, open_store
 
 database = postgresql.database
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gstack.kernel.errors import ApiError
-from translator_service.userdata import LIMIT, SshKey, ssh_keys, user_data
+from translator_service.kept.userdata import LIMIT, SshKey, ssh_keys, user_data
 
 RSA = "ssh-rsa AAAAB3Nza"
 OTHER = "ssh-ed25519 AAAAC3Nza"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from translator_service.cloudstack import rows
 from translator_service.cloudstack.circuit import Circuit
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable
 from translator_service.cloudstack.pace import Pace
+from translator_service.cloudstack.rows import Row
 from translator_service.cloudstack.signing import signed_query
 
 log = structlog.get_logger()
@@ -94,6 +95,11 @@ class Answer:
     def unexpected(self, what: str) -> Unreachable:
         """what: the part of the answer that is not as it must be."""
         return Unreachable(f"{self.command}: {what} is not as it must be")
+
+
+def all_rows(answers: Iterable[Answer]) -> list[Row]:
+    """The rows of the pages of a list."""
+    return [row for answer in answers for row in answer.items]
 
 
 def parse(raw: bytes) -> dict[str, Any]:

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import CloudStackError
-
-Row = dict[str, Any]
+from translator_service.cloudstack.rows import Row
 
 _GONE = ("Destroyed", "Expunging")
 

@@ -38,6 +38,7 @@ from gstack.kernel.errors import ApiError, invalid
 from gstack.kernel.sealing import SealError
 from gstack.kernel.waits import Waits
 from translator_service.cloudstack.errors import CloudStackError
+from translator_service.kept.store import Duplicate, Store
 from translator_service.operations.render import TRANSPORT, operation
 from translator_service.operations.run import (
     HANDLERS,
@@ -50,7 +51,6 @@ from translator_service.operations.run import (
 )
 from translator_service.operations.serializer import JsonSerializer, forbid_pickle
 from translator_service.scope import Caller, Environment, Scope, scope_of
-from translator_service.store import Duplicate, Store
 
 log = structlog.get_logger()
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from gstack.compute.v1 import operations_pb2 as pb
-from translator_service.links import Links
-from translator_service.naming import number
+from translator_service.gce.links import Links
+from translator_service.gce.naming import number
+from translator_service.gce.times import rfc3339
 
-_CLOUDSTACK = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+-]\d\d)(\d\d)")
 # Begins the ids of requests whose client gave none; they are not shown.
 TRANSPORT = "transport-"
-# What CloudStack has no time for; clients want one.
-UNKNOWN_TIME = "1970-01-01T00:00:00.000+00:00"
-
-
-def rfc3339(seconds: float) -> str:
-    """`2026-11-22T23:24:26.123+00:00`, as GCE writes times."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def from_cloudstack(text: str) -> str:
-    """`2026-11-22T23:24:26+0000`, as CloudStack writes times, in GCE's way; the epoch for one that is unknown."""
-    match = _CLOUDSTACK.fullmatch(text)
-    return f"{match[1]}.000{match[2]}:{match[3]}" if match else UNKNOWN_TIME
 
 
 def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:

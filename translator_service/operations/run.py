@@ -27,10 +27,10 @@ from dbos import DBOS
 
 from gstack.kernel.database import AWAY
 from translator_service.cloudstack import jobs
-from translator_service.cloudstack.client import Answer, Client
+from translator_service.cloudstack.client import Answer, Client, all_rows
 from translator_service.cloudstack.errors import TRY_LATER, CloudStackError, Unfinished, Unreachable
+from translator_service.kept.store import Store
 from translator_service.scope import Scope
-from translator_service.store import Store
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ class Run:
 
         def work() -> list[dict[str, Any]]:
             answers = self.patiently(lambda: self.client().read_all(command, **parameters))
-            return [row for answer in answers for row in answer.items]
+            return all_rows(answers)
 
         return self.step(step, work)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import addresses_pb2 as pb
 from gstack.kernel.errors import not_found
-from translator_service import lists, naming, tags
+from translator_service import places
 from translator_service.cloudstack.client import Answer, Call
 from translator_service.cloudstack.errors import CloudStackError
-from translator_service.naming import Index, Row, number, with_suffix
-from translator_service.operations.render import from_cloudstack
-from translator_service.resources import disks, zones
-from translator_service.resources.zones import Zone
-from translator_service.rpc import rpc
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce import naming
+from translator_service.gce.labels import label_fingerprint
+from translator_service.gce.naming import Index, number, with_suffix
+from translator_service.gce.times import from_cloudstack
+from translator_service.kept import tags
+from translator_service.places import Zone
+from translator_service.resources import disks
 from translator_service.scope import Scope
 
 _BY_ADDRESS = re.compile(r"address-(\d{1,3}(?:-\d{1,3}){3})(?:-[0-9a-f]{8})?")
@@ -62,7 +65,7 @@ def to_address(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Address
         labels=tags.labels(row),
         ipVersion="IPV4",
     )
-    address.labelFingerprint = tags.label_fingerprint(address.labels)
+    address.labelFingerprint = label_fingerprint(address.labels)
     if row.get("isstaticnat") and row.get("virtualmachinename"):
         machine = scope.environment.name(row["virtualmachinename"])
         address.users.append(scope.links.of(zone.path, "instances", machine))
@@ -72,7 +75,7 @@ def to_address(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Address
 # Reading
 
 
-def _read(scope: Scope, in_zones: list[Zone], question: dict[str, str]) -> list[Answer]:
+def _ask(scope: Scope, in_zones: list[Zone], question: dict[str, str]) -> list[Answer]:
     """Reserved addresses are only told to who asks for that state, and for it alone (recordings, Surprises 38)."""
     if not in_zones:
         return []
@@ -106,10 +109,10 @@ def _addresses(scope: Scope, in_zones: list[Zone], answers: Iterable[Answer]) ->
 
 def find(scope: Scope, region: str, text: str) -> tuple[str, Zone, Row, list[Answer]]:
     """(GCE name, zone, row, the answers it came from) of one address. Raises 404."""
-    in_zones = {zone.id: zone for zone in _isolated(zones.zones_of(scope, region))}
+    in_zones = {zone.id: zone for zone in _isolated(places.zones_of(scope, region))}
     for question in _questions(scope, text):
         try:
-            answers = _read(scope, list(in_zones.values()), question)
+            answers = _ask(scope, list(in_zones.values()), question)
         except CloudStackError as error:
             if error.code not in disks.NO_SUCH_ROW:
                 raise
@@ -143,39 +146,28 @@ def _questions(scope: Scope, name: str) -> list[dict[str, str]]:
 
 
 _CALLS = ("listPublicIpAddresses", "listZones")
+
+
 _DIFFERENCES = (
     "Source NAT addresses are not shown. An address is a zone's and can be used there only. A region whose zones have"
     " security groups has none: instances there have public addresses of their own."
 )
 
 
-@rpc("Addresses.Get", calls=_CALLS, differences=_DIFFERENCES)
-def get(scope: Scope, request: pb.GetAddressRequest) -> Any:
-    name, zone, row, answers = find(scope, request.region, request.address)
-    entry = scope.catalog(zones.kind(scope))
-    return scope.reply([*answers, entry], request, lambda: to_address(scope, zone, row, name))
+def _find(scope: Scope, region: str, text: str) -> Reading[Message]:
+    name, zone, row, answers = find(scope, region, text)
+    return Reading(lambda: to_address(scope, zone, row, name), [*answers, scope.catalog(places.kind(scope))])
 
 
-@rpc("Addresses.List", calls=_CALLS, differences=_DIFFERENCES)
-def list_(scope: Scope, request: pb.ListAddressesRequest) -> Any:
-    in_zones = _isolated(zones.zones_of(scope, request.region))
-    answers = _read(scope, in_zones, {})
+def _read(scope: Scope, region: str | None) -> Reading[Items]:
+    in_zones = _isolated(places.zones_of(scope, region) if region else places.all_zones(scope))
+    answers = _ask(scope, in_zones, {})
 
-    def build() -> Message:
-        found = [address for _, address in _addresses(scope, in_zones, answers)]
-        return lists.page(scope, request, found, pb.AddressList, f"regions/{request.region}/addresses")
+    def build() -> Items:
+        return [(f"regions/{where}", address) for where, address in _addresses(scope, in_zones, answers)]
 
-    return scope.reply([*answers, scope.catalog(zones.kind(scope))], request, build)
+    return Reading(build, [*answers, scope.catalog(places.kind(scope))])
 
 
-@rpc("Addresses.AggregatedList", calls=_CALLS, differences=_DIFFERENCES)
-def aggregated_list(scope: Scope, request: pb.AggregatedListAddressesRequest) -> Any:
-    in_zones = _isolated(zones.all_zones(scope))
-    answers = _read(scope, in_zones, {})
-
-    def build() -> Message:
-        items = [(f"regions/{region}", address) for region, address in _addresses(scope, in_zones, answers)]
-        scopes = [f"regions/{region}" for region in zones.regions(scope)]
-        return lists.aggregated(scope, request, items, scopes, pb.AddressAggregatedList, "addresses")
-
-    return scope.reply([*answers, scope.catalog(zones.kind(scope))], request, build)
+gets("Addresses", _find, calls=_CALLS, differences=_DIFFERENCES)
+lists("Addresses", _read, calls=_CALLS, differences=_DIFFERENCES)

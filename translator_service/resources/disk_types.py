@@ -7,26 +7,29 @@ a free size with "ssd" in its name is `pd-ssd`, the first other one of a free si
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import disk_types_pb2 as pb
 from gstack.kernel.errors import not_found
-from translator_service import lists
-from translator_service.catalog import Kind
-from translator_service.naming import Index, Row, number, slug
-from translator_service.operations.render import from_cloudstack
-from translator_service.resources import zones
+from translator_service import places
+from translator_service.cloudstack.catalog import Kind
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce.naming import Index, number, slug
+from translator_service.gce.times import from_cloudstack
+from translator_service.places import Zone
 from translator_service.resources.machine_types import in_zone
-from translator_service.resources.zones import Zone
-from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 STANDARD, SSD = "pd-standard", "pd-ssd"
+
+
 # Of an offering with a free size: CloudStack's bounds when custom.diskoffering.size.min and .max were not changed, and
 # what gcutil asks for when it is not told.
 _SIZES = "1GB-1024GB"
+
+
 _DEFAULT_GB = 500
 
 
@@ -49,7 +52,7 @@ def _index(scope: Scope, rows: Iterable[Row]) -> Index:
 
 def resolve(scope: Scope, zone: Zone, text: str, field: str) -> Row:
     """The disk offering that a request means. Raises 404."""
-    name = zones.name_in(scope, zone, text, field, "diskTypes")
+    name = places.name_in(scope, zone, text, field, "diskTypes")
     row = _by_slug(scope, name) or scope.lookup(kind(scope), name)
     if row is None or not in_zone(row, zone):
         raise not_found(scope.links.path(zone.path, "diskTypes", name))
@@ -83,38 +86,27 @@ def to_disk_type(scope: Scope, zone: Zone, name: str, row: Row) -> pb.DiskType:
     )
 
 
-def _in(scope: Scope, zone: Zone) -> list[pb.DiskType]:
-    index = scope.catalog(kind(scope)).index
-    return [to_disk_type(scope, zone, name, row) for name, row in index if in_zone(row, zone)]
+def _find(scope: Scope, zone: Zone, name: str) -> Reading[Message]:
+    row = resolve(scope, zone, name, "diskType")
+    return Reading(lambda: to_disk_type(scope, zone, name_of(scope, row["id"]), row))
 
 
-@rpc(
-    "DiskTypes.Get",
+def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
+    entry = scope.catalog(kind(scope))
+
+    def build() -> Items:
+        for place in [zone] if zone else places.all_zones(scope):
+            for name, row in entry.index:
+                if in_zone(row, place):
+                    yield place.path, to_disk_type(scope, place, name, row)
+
+    return Reading(build, [entry, scope.catalog(places.kind(scope))])
+
+
+gets(
+    "DiskTypes",
+    _find,
     calls=("listDiskOfferings",),
     differences="`pd-standard` and `pd-ssd` are the first offerings of a free size, unless the operator maps them.",
 )
-def get(scope: Scope, request: pb.GetDiskTypeRequest) -> Message:
-    zone = zones.resolve(scope, request.zone)
-    row = resolve(scope, zone, request.diskType, "diskType")
-    return to_disk_type(scope, zone, name_of(scope, row["id"]), row)
-
-
-@rpc("DiskTypes.List", calls=("listDiskOfferings",))
-def list_(scope: Scope, request: pb.ListDiskTypesRequest) -> Any:
-    zone = zones.resolve(scope, request.zone)
-
-    def build() -> Message:
-        return lists.page(scope, request, _in(scope, zone), pb.DiskTypeList, f"{zone.path}/diskTypes")
-
-    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)
-
-
-@rpc("DiskTypes.AggregatedList", calls=("listDiskOfferings",))
-def aggregated_list(scope: Scope, request: pb.AggregatedListDiskTypesRequest) -> Any:
-    def build() -> Message:
-        pairs = [(zone.path, item) for zone in zones.all_zones(scope) for item in _in(scope, zone)]
-        return lists.aggregated(
-            scope, request, pairs, zones.scopes(scope, request.includeAllScopes), pb.DiskTypeAggregatedList, "diskTypes"
-        )
-
-    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)
+lists("DiskTypes", _read, calls=("listDiskOfferings",))

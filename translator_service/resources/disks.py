@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import disks_pb2 as pb
 from gstack.kernel.errors import not_found
-from translator_service import lists, naming, tags
-from translator_service.catalog import Entry
+from translator_service import places
+from translator_service.cloudstack.catalog import Entry
 from translator_service.cloudstack.client import Answer
 from translator_service.cloudstack.errors import CloudStackError
-from translator_service.naming import Index, Row, number, slug
-from translator_service.operations.render import from_cloudstack
-from translator_service.resources import disk_types, images, zones
-from translator_service.resources.zones import Zone
-from translator_service.rpc import rpc
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce import naming
+from translator_service.gce.labels import label_fingerprint
+from translator_service.gce.lists import Later
+from translator_service.gce.naming import Index, number, slug
+from translator_service.gce.times import from_cloudstack
+from translator_service.kept import tags
+from translator_service.places import Zone
+from translator_service.resources import disk_types, images
 from translator_service.scope import Scope
 
 GIB = 1 << 30
+
 
 # States of Volume.State in CloudStack 4.22; the others are READY.
 _STATUS = {
@@ -39,11 +44,19 @@ _STATUS = {
     "UploadAbandoned": "FAILED",
     "RestoreError": "FAILED",
 }
+
+
 # Deleted disks stay listed until they are expunged, also the one that a reinstalled machine had before.
 _GONE = ("Destroy", "Destroyed", "Destroying", "Expunging", "Expunged")
+
+
 _DESTROYED_MACHINE = ("Destroyed", "Expunging")
+
+
 # What a list answers to the id of nothing, or of somebody else's (recordings, Surprises 33 and n 61).
 NO_SUCH_ROW = (431, 531)
+
+
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -99,7 +112,7 @@ def to_disk(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Disk:
         physicalBlockSizeBytes=4096,
         architecture="X86_64",
     )
-    disk.labelFingerprint = tags.label_fingerprint(disk.labels)
+    disk.labelFingerprint = label_fingerprint(disk.labels)
     if row.get("templateid"):
         disk.sourceImage = images.link_of(scope, row["templateid"], row.get("templatename", ""))
         disk.sourceImageId = str(number(row["templateid"]))
@@ -196,54 +209,41 @@ def _pick(answers: Iterable[Answer], name: str, prefix: str) -> tuple[str, Row] 
 
 def _catalogs(scope: Scope) -> list[Answer | Entry]:
     """The cached lists that a disk's links come from."""
-    return [scope.catalog(one(scope)) for one in (zones.kind, disk_types.kind, images.kind)]
+    return [scope.catalog(one(scope)) for one in (places.kind, disk_types.kind, images.kind)]
 
 
-@rpc(
-    "Disks.Get",
+def _disks(scope: Scope, zone: Zone, rows: Iterable[Row]) -> list[Later]:
+    def later(name: str, row: Row) -> Later:
+        created = from_cloudstack(row.get("created", ""))
+        return Later(name, created, number(row["id"]), lambda: to_disk(scope, zone, row, name))
+
+    return [later(name, row) for name, row in names(rows)]
+
+
+def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
+    name, row, answers = find(scope, zone, text)
+    return Reading(lambda: to_disk(scope, zone, row, name), [*answers, *_catalogs(scope)])
+
+
+def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
+    answers = scope.client.read_all("listVolumes", **({"zoneid": zone.id} if zone else {}))
+
+    def build() -> Items:
+        by_zone: dict[str, list[Row]] = {}
+        for row in _rows(answers):
+            by_zone.setdefault(row["zoneid"], []).append(row)
+        for place in [zone] if zone else places.all_zones(scope):
+            for disk in _disks(scope, place, by_zone.get(place.id, ())):
+                yield place.path, disk
+
+    return Reading(build, [*answers, *_catalogs(scope)])
+
+
+gets(
+    "Disks",
+    _find,
     calls=("listVolumes", "listVirtualMachines"),
     differences="A boot disk that was not made here is named like its instance. Volumes that are deleted but not yet "
     "expunged are not shown.",
 )
-def get(scope: Scope, request: pb.GetDiskRequest) -> Any:
-    zone = zones.resolve(scope, request.zone)
-    name, row, answers = find(scope, zone, request.disk)
-    sources = [*answers, *_catalogs(scope)]
-    return scope.reply(sources, request, lambda: to_disk(scope, zone, row, name))
-
-
-@rpc("Disks.List", calls=("listVolumes",))
-def list_(scope: Scope, request: pb.ListDisksRequest) -> Any:
-    zone = zones.resolve(scope, request.zone)
-    answers = scope.client.read_all("listVolumes", zoneid=zone.id)
-
-    def build() -> Message:
-        found = _disks(scope, zone, _rows(answers))
-        return lists.page(scope, request, found, pb.DiskList, f"{zone.path}/disks")
-
-    return scope.reply([*answers, *_catalogs(scope)], request, build)
-
-
-@rpc("Disks.AggregatedList", calls=("listVolumes",))
-def aggregated_list(scope: Scope, request: pb.AggregatedListDisksRequest) -> Any:
-    answers = scope.client.read_all("listVolumes")
-
-    def build() -> Message:
-        by_zone: dict[str, list[Row]] = {}
-        for row in _rows(answers):
-            by_zone.setdefault(row["zoneid"], []).append(row)
-        every = zones.all_zones(scope)
-        items = [(zone.path, disk) for zone in every for disk in _disks(scope, zone, by_zone.get(zone.id, ()))]
-        return lists.aggregated(
-            scope, request, items, zones.scopes(scope, request.includeAllScopes), pb.DiskAggregatedList, "disks"
-        )
-
-    return scope.reply([*answers, *_catalogs(scope)], request, build)
-
-
-def _disks(scope: Scope, zone: Zone, rows: Iterable[Row]) -> list[lists.Later]:
-    def later(name: str, row: Row) -> lists.Later:
-        created = from_cloudstack(row.get("created", ""))
-        return lists.Later(name, created, number(row["id"]), lambda: to_disk(scope, zone, row, name))
-
-    return [later(name, row) for name, row in names(rows)]
+lists("Disks", _read, calls=("listVolumes",))

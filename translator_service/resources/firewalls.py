@@ -17,39 +17,64 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import firewalls_pb2 as pb
 from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
-from translator_service import claims, lists, naming, projection
-from translator_service.catalog import Entry
-from translator_service.cloudstack.client import Answer, Call
+from translator_service import places
+from translator_service.cloudstack.catalog import Entry
+from translator_service.cloudstack.client import Answer, Call, all_rows
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
-from translator_service.naming import Row, number
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce import naming
+from translator_service.gce.naming import number
+from translator_service.gce.times import UNKNOWN_TIME, rfc3339
+from translator_service.kept.store import Duplicate
+from translator_service.networking import claims, compiler, convergence, groups, networks, projection
+from translator_service.networking.convergence import Plan
 from translator_service.operations import engine
-from translator_service.operations.render import UNKNOWN_TIME, rfc3339
 from translator_service.operations.run import Run, handler
-from translator_service.projection import Plan
-from translator_service.resources import networks, zones
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
-from translator_service.store import Duplicate
 
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
 # gcutil 1.16 sends numbers; GCE answers with names.
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
+
+
 _NAMES = ("tcp", "udp", "icmp", "esp", "ah", "ipip", "sctp", "all")
+
+
 _ISOLATED = ("tcp", "udp", "icmp", "all")
+
+
 _EVERYWHERE = "0.0.0.0/0"
+
+
 # Google's bounds for tags and for ranges; what becomes of the ranges is bounded too, because each port range with each
 # source is a rule in a security group, which takes CloudStack a part of a second to make and to delete.
 _MAX_TAGS = {"sourceTags": 30, "targetTags": 70}
+
+
 _MAX_SOURCES = 256
+
+
 _MAX_PORTS = 64
+
+
 _MAX_GROUP_RULES = 1000
+
+
 _DEFAULT_GROUP = "default"
+
+
 # Begins the names of firewalls that are somebody's rules of a public address.
 _ADDRESS = "address-"
 
 
 # Answers about security groups, and about rules of addresses.
 _Answers = tuple[list[Answer], list[Answer]]
+
+
 _Claimed = Mapping[str, claims.Claims]
 
 
@@ -104,12 +129,12 @@ def _check_size(rule: pb.Firewall) -> tuple[int, int]:
         if (count := len(getattr(rule, field))) > limit:
             raise invalid(f"resource.{field}", f"{count} tags. At most {limit} are allowed.")
     field = "destinationRanges" if rule.direction == "EGRESS" else "sourceRanges"
-    sources = len(projection.collapsed(getattr(rule, field)))
+    sources = len(compiler.collapsed(getattr(rule, field)))
     if sources > _MAX_SOURCES:
         raise invalid(
             f"resource.{field}", f"{sources} ranges that cannot be joined. At most {_MAX_SOURCES} are allowed."
         )
-    ports = sum(map(len, projection.port_ranges(rule).values()))
+    ports = sum(map(len, compiler.port_ranges(rule).values()))
     if ports > _MAX_PORTS:
         why = f"{ports} ranges of ports that cannot be joined. At most {_MAX_PORTS} are allowed."
         raise invalid("resource.allowed", why)
@@ -171,7 +196,7 @@ def _check_possible(scope: Scope, rule: pb.Firewall, sources: int, ports: int) -
     if rule.direction == "EGRESS":
         return
     for row in networks.members(scope, rule.network):
-        zone = zones.by_id(scope, row["zoneid"])
+        zone = places.zone_by_id(scope, row["zoneid"])
         grouped = zone is not None and zone.security_groups
         if row.get("vpcid"):
             raise unsupported("resource.network", f"network '{rule.network}' has no firewalls.")
@@ -264,7 +289,7 @@ def _without_ours(row: Row, claimed: Mapping[str, claims.Claims], has_older: boo
     has_older: there are intents from before there were claims. Until a target has been seen since, its rules may be
     theirs, so none is taken for somebody else's.
     """
-    if "network" not in row and not projection.is_ours(row["name"]):
+    if "network" not in row and not groups.is_ours(row["name"]):
         return row
     known = claimed.get(row["id"])
     if known is None and has_older:
@@ -272,7 +297,7 @@ def _without_ours(row: Row, claimed: Mapping[str, claims.Claims], has_older: boo
     rules = row.get("ingressrule", ())
     by_id: dict[str, set[str]] = {}
     for rule in rules:
-        by_id.setdefault(rule["ruleid"], set()).update(projection.contents_of(rule))
+        by_id.setdefault(rule["ruleid"], set()).update(compiler.contents_of(rule))
     others = {identity for identity, contents in by_id.items() if not claims.is_ours(known or {}, identity, contents)}
     return {**row, "ingressrule": [rule for rule in rules if rule["ruleid"] in others]}
 
@@ -294,7 +319,7 @@ def address_rows(scope: Scope, rows: Iterable[Row]) -> list[Row]:
                 "ingressrule": [],
             },
         )
-        for rule in sorted(projection.rules_of_row(row)):
+        for rule in sorted(compiler.rules_of_row(row)):
             ports = {"startport": rule.start, "endport": rule.end}
             types = {"icmptype": rule.start, "icmpcode": rule.end}
             numbers = types if rule.protocol == "icmp" else ports
@@ -345,7 +370,7 @@ def _port(rule: Row) -> str:
 
 def _read_foreign(scope: Scope, *, addresses: bool = True) -> _Answers:
     """Security groups and rules of addresses, each asked for only where a zone has them."""
-    every = zones.all_zones(scope)
+    every = places.all_zones(scope)
     has_groups = any(zone.security_groups for zone in every)
     has_addresses = addresses and not all(zone.security_groups for zone in every)
     asked = (("listSecurityGroups", has_groups), ("listFirewallRules", has_addresses))
@@ -357,12 +382,8 @@ def _read_foreign(scope: Scope, *, addresses: bool = True) -> _Answers:
 def _all_foreign(scope: Scope, answers: _Answers, kept: Iterable[Any], claimed: _Claimed) -> list[Foreign]:
     """kept: the rows of our own rules."""
     groups, addresses = answers
-    rows = [*_rows(groups), *address_rows(scope, _rows(addresses))]
+    rows = [*all_rows(groups), *address_rows(scope, all_rows(addresses))]
     return foreign(scope, rows, [pb.Firewall.FromString(row["rule"]) for row in kept], claimed)
-
-
-def _rows(answers: Iterable[Answer]) -> list[Row]:
-    return [row for answer in answers for row in answer.items]
 
 
 def _find_intent(scope: Scope, text: str) -> Any:
@@ -387,21 +408,9 @@ _DIFFERENCES = (
     " they made at public addresses, as firewalls named `address-...`. Egress rules, rules whose source is a group and"
     " types of icmp are not shown."
 )
+
+
 _READ = ("listSecurityGroups", "listFirewallRules", "listZones")
-
-
-@rpc("Firewalls.Get", calls=_READ, differences=_DIFFERENCES)
-def get(scope: Scope, request: pb.GetFirewallRequest) -> Any:
-    row = _find_intent(scope, request.firewall)
-    if row is not None:
-        return _intent(scope, row)
-    answers, claimed = _read_foreign(scope), claims.of_project(scope)
-    kept = scope.store.list_firewalls(scope.project.key)
-
-    def build() -> Message:
-        return _find_foreign(scope, _all_foreign(scope, answers, kept, claimed), request.firewall).firewall
-
-    return scope.reply(_sources(scope, answers), request, build, *_state(kept, claimed))
 
 
 def _state(kept: Iterable[Any], claimed: _Claimed) -> tuple[Any, ...]:
@@ -415,18 +424,33 @@ def _sources(scope: Scope, answers: _Answers) -> list[Answer | Entry]:
     return [*groups, *addresses, scope.catalog(networks.kind(scope))] if addresses else [*groups]
 
 
-@rpc("Firewalls.List", calls=_READ, differences=_DIFFERENCES)
-def list_(scope: Scope, request: pb.ListFirewallsRequest) -> Any:
+def _get(scope: Scope, place: None, name: str) -> Reading[Message]:
+    row = _find_intent(scope, name)
+    if row is not None:
+        return Reading(lambda: _intent(scope, row))
+    answers, claimed = _read_foreign(scope), claims.of_project(scope)
+    kept = scope.store.list_firewalls(scope.project.key)
+    return Reading(
+        lambda: _find_foreign(scope, _all_foreign(scope, answers, kept, claimed), name).firewall,
+        _sources(scope, answers),
+        _state(kept, claimed),
+    )
+
+
+def _read(scope: Scope, place: None) -> Reading[Items]:
     answers, claimed = _read_foreign(scope), claims.of_project(scope)
     kept = scope.store.list_firewalls(scope.project.key)
 
-    def build() -> Message:
+    def build() -> Items:
         mine = [_intent(scope, row) for row in kept]
-        others = _all_foreign(scope, answers, kept, claimed)
-        items = [*mine, *(found.firewall for found in others)]
-        return lists.page(scope, request, items, pb.FirewallList, "global/firewalls")
+        others = [found.firewall for found in _all_foreign(scope, answers, kept, claimed)]
+        return [("", firewall) for firewall in (*mine, *others)]
 
-    return scope.reply(_sources(scope, answers), request, build, *_state(kept, claimed))
+    return Reading(build, _sources(scope, answers), _state(kept, claimed))
+
+
+gets("Firewalls", _get, calls=_READ, differences=_DIFFERENCES)
+lists("Firewalls", _read, calls=_READ, differences=_DIFFERENCES)
 
 
 # Changing
@@ -559,7 +583,7 @@ def do_delete_foreign(run: Run) -> None:
     def clear(scope: Scope) -> None:
         for row in _group(scope, group):
             empty = not row.get("ingressrule") and not row.get("egressrule")
-            is_kept = row["name"].lower() == _DEFAULT_GROUP or projection.is_ours(row["name"])
+            is_kept = row["name"].lower() == _DEFAULT_GROUP or groups.is_ours(row["name"])
             if empty and not is_kept and not row.get("virtualmachinecount"):
                 try:
                     scope.client.write("deleteSecurityGroup", id=group)
@@ -568,7 +592,7 @@ def do_delete_foreign(run: Run) -> None:
                     if error.code not in (431, 536):
                         raise
 
-    projection.converge(run, "revoke", plan)
+    convergence.converge(run, "revoke", plan)
     run.look("delete-group", clear)
 
 
@@ -580,10 +604,10 @@ def _delete_at_address(run: Run, address: str, rules: list[str]) -> None:
             if error.code != 431:
                 raise
             answers = []
-        there = {row["id"] for row in _rows(answers) if row.get("state") != "Revoke"}
+        there = {row["id"] for row in all_rows(answers) if row.get("state") != "Revoke"}
         return Plan(deletes=[(rule, "deleteFirewallRule", {"id": rule}) for rule in rules if rule in there])
 
-    projection.converge(run, "delete", plan)
+    convergence.converge(run, "delete", plan)
 
 
 def _group(scope: Scope, identity: str) -> list[Row]:

@@ -12,33 +12,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid, not_found
-from translator_service import lists
-from translator_service.catalog import Kind
+from translator_service.cloudstack.catalog import Kind
 from translator_service.cloudstack.client import Answer, Client
-from translator_service.fingerprints import fingerprint
-from translator_service.links import Reference, parse
-from translator_service.naming import Index, Naming, Row, number, slug
-from translator_service.operations.render import from_cloudstack
-from translator_service.resources.zones import Zone
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce.fingerprints import fingerprint
+from translator_service.gce.links import Reference, parse
+from translator_service.gce.naming import Index, Naming, number, slug
+from translator_service.gce.times import from_cloudstack
+from translator_service.places import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 _GIB = 1 << 30
+
+
 # A family in the view of one zone, as gcloud writes it.
 _FAMILY = "imageFamilyViews"
+
+
 _FILTERS = ("executable", "sharedexecutable")
+
+
 # A mark of ours on rows of the caller's own; names of accounts are not unique.
 _OWN = "gstack-own"
+
+
 # Google's families name the processor only to tell it from another one.
 _PROCESSORS = ("amd64", "x86")
+
+
 # Systems that templates name otherwise than the public project does.
 _SYSTEMS = {"rhel": ("rhel", "red-hat"), "suse": ("suse", "sles")}
+
+
 _DATED = re.compile(r"-v\d{8}$")
 
 
@@ -267,18 +279,6 @@ def _description(row: Row) -> str:
 
 
 @rpc(
-    "Images.Get",
-    calls=("listTemplates",),
-    differences="In a public image project, a featured template with the words of the name. A template that another"
-    " account shares is an image of its own name, with that account in its description.",
-    public_projects=True,
-)
-def get(scope: Scope, request: pb.GetImageRequest) -> Message:
-    row = _find(scope, Reference(request.image, "images", "global", scope.public_project))[0]
-    return _answer(scope, row, request.image)
-
-
-@rpc(
     "Images.GetFromFamily",
     calls=("listTemplates",),
     differences="Families are the operator's, or the words in the names of featured templates, in one's own project"
@@ -297,20 +297,34 @@ def _answer(scope: Scope, row: Row, asked: str) -> pb.Image:
     return to_image(scope, (known.offered if scope.public_project else known).name(row["id"]) or asked, row)
 
 
-@rpc(
-    "Images.List",
+def _get(scope: Scope, place: None, name: str) -> Reading[Message]:
+    row = _find(scope, Reference(name, "images", "global", scope.public_project))[0]
+    return Reading(lambda: _answer(scope, row, name))
+
+
+def _read(scope: Scope, place: None) -> Reading[Items]:
+    entry = scope.catalog(kind(scope))
+
+    def build() -> Items:
+        if scope.public_project:
+            return [("", _answer(scope, row, "")) for row in _offered(scope, scope.public_project)]
+        return [("", to_image(scope, name, row)) for name, row in entry.index]
+
+    return Reading(build, [entry], (scope.public_project,))
+
+
+gets(
+    "Images",
+    _get,
+    calls=("listTemplates",),
+    differences="In a public image project, a featured template with the words of the name. A template that another"
+    " account shares is an image of its own name, with that account in its description.",
+    public_projects=True,
+)
+lists(
+    "Images",
+    _read,
     calls=("listTemplates",),
     differences="Public image projects are empty unless the operator maps them.",
     public_projects=True,
 )
-def list_(scope: Scope, request: pb.ListImagesRequest) -> Any:
-    entry = scope.catalog(kind(scope))
-
-    def build() -> Message:
-        if scope.public_project:
-            images = [_answer(scope, row, "") for row in _offered(scope, scope.public_project)]
-        else:
-            images = [to_image(scope, name, row) for name, row in entry.index]
-        return lists.page(scope, request, images, pb.ImageList, "global/images")
-
-    return scope.reply([entry], request, build, scope.public_project)

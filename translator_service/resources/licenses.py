@@ -5,8 +5,8 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import licenses_pb2 as pb
-from translator_service.naming import number
-from translator_service.operations.render import UNKNOWN_TIME
+from translator_service.gce.naming import number
+from translator_service.gce.times import UNKNOWN_TIME
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import machine_types_pb2 as pb
 from gstack.kernel.errors import invalid, not_found
-from translator_service import lists
-from translator_service.catalog import Kind
-from translator_service.naming import Row, number
-from translator_service.operations.render import from_cloudstack
-from translator_service.resources import zones
-from translator_service.resources.zones import Zone
-from translator_service.rpc import rpc
+from translator_service import places
+from translator_service.cloudstack.catalog import Kind
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce.naming import number
+from translator_service.gce.times import from_cloudstack
+from translator_service.places import Zone
 from translator_service.scope import Scope
 
 _CUSTOM = re.compile(r"(?:[a-z0-9]+-)?custom-(\d{1,4})-(\d{1,7})")
 # What GCE allows; CloudStack limits them by hypervisor and does not tell.
 _DISKS, _DISKS_GB = 16, 64 * 1024
+
+
 # MHz, where neither the offering nor GCE's name of the size tells.
 _SPEED = "1000"
 
@@ -81,7 +82,7 @@ def _custom(scope: Scope, zone: Zone, cpus: int, memory: int) -> MachineType | N
 
 def resolve(scope: Scope, zone: Zone, text: str, field: str) -> MachineType:
     """What a request means by a machine type. Raises 404, and 400 for a free size that the zone does not offer."""
-    name = zones.name_in(scope, zone, text, field, "machineTypes")
+    name = places.name_in(scope, zone, text, field, "machineTypes")
     if match := _CUSTOM.fullmatch(name):
         custom = _custom(scope, zone, int(match[1]), int(match[2]))
         if custom is None:
@@ -124,49 +125,28 @@ def to_machine_type(scope: Scope, zone: Zone, name: str, row: Row, cpus: int = 0
     )
 
 
-def _in(scope: Scope, zone: Zone) -> list[pb.MachineType]:
-    return [
-        to_machine_type(scope, zone, name, row)
-        for name, row in scope.catalog(kind(scope)).index
-        if in_zone(row, zone) and not _is_free(row)
-    ]
+def _find(scope: Scope, zone: Zone, name: str) -> Reading[Message]:
+    found = resolve(scope, zone, name, "machineType")
+    cpus, memory = int(found.details.get("cpuNumber", 0)), int(found.details.get("memory", 0))
+    return Reading(lambda: to_machine_type(scope, zone, found.name, found.row, cpus, memory))
 
 
-@rpc(
-    "MachineTypes.Get",
+def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
+    entry = scope.catalog(kind(scope))
+
+    def build() -> Items:
+        for place in [zone] if zone else places.all_zones(scope):
+            for name, row in entry.index:
+                if in_zone(row, place) and not _is_free(row):
+                    yield place.path, to_machine_type(scope, place, name, row)
+
+    return Reading(build, [entry, scope.catalog(places.kind(scope))])
+
+
+gets(
+    "MachineTypes",
+    _find,
     calls=("listServiceOfferings",),
     differences="`custom-<cpus>-<mb>` is there when an offering with a free size has room for it.",
 )
-def get(scope: Scope, request: pb.GetMachineTypeRequest) -> Message:
-    zone = zones.resolve(scope, request.zone)
-    found = resolve(scope, zone, request.machineType, "machineType")
-    size = found.details
-    return to_machine_type(
-        scope, zone, found.name, found.row, int(size.get("cpuNumber", 0)), int(size.get("memory", 0))
-    )
-
-
-@rpc("MachineTypes.List", calls=("listServiceOfferings",))
-def list_(scope: Scope, request: pb.ListMachineTypesRequest) -> Any:
-    zone = zones.resolve(scope, request.zone)
-
-    def build() -> Message:
-        return lists.page(scope, request, _in(scope, zone), pb.MachineTypeList, f"{zone.path}/machineTypes")
-
-    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)
-
-
-@rpc("MachineTypes.AggregatedList", calls=("listServiceOfferings",))
-def aggregated_list(scope: Scope, request: pb.AggregatedListMachineTypesRequest) -> Any:
-    def build() -> Message:
-        pairs = [(zone.path, item) for zone in zones.all_zones(scope) for item in _in(scope, zone)]
-        return lists.aggregated(
-            scope,
-            request,
-            pairs,
-            zones.scopes(scope, request.includeAllScopes),
-            pb.MachineTypeAggregatedList,
-            "machineTypes",
-        )
-
-    return scope.reply([scope.catalog(kind(scope)), scope.catalog(zones.kind(scope))], request, build)
+lists("MachineTypes", _read, calls=("listServiceOfferings",))

@@ -13,13 +13,15 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import operations_pb2 as pb
 from gstack.kernel.errors import ApiError, not_found
 from gstack.kernel.rpc import may_wait
-from translator_service import lists
-from translator_service.naming import number
+from translator_service import places
+from translator_service.gce import lists
+from translator_service.gce.naming import number
+from translator_service.gce.times import rfc3339
 from translator_service.operations import engine, render
-from translator_service.resources import zones
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -53,9 +55,9 @@ def wait(scope: Scope, request: Any) -> Message:
 def list_(scope: Scope, request: Any) -> Message:
     where = _where(request)
     if where.startswith("zones/"):
-        where = f"zones/{zones.resolve(scope, request.zone).name}"
+        where = f"zones/{places.resolve_zone(scope, request.zone).name}"
     elif where.startswith("regions/"):
-        where = f"regions/{zones.resolve_region(scope, request.region)}"
+        where = f"regions/{places.resolve_region(scope, request.region)}"
     rows = scope.store.list_operations(scope.project.key, where, time.time() - engine.RETENTION)
     items = (_later(scope, row) for row in rows)
     return lists.page(scope, request, items, pb.OperationList, f"{where}/operations")
@@ -63,7 +65,7 @@ def list_(scope: Scope, request: Any) -> Message:
 
 def _later(scope: Scope, row: Mapping[Any, Any]) -> lists.Later:
     name = row["name"]
-    return lists.Later(name, render.rfc3339(row["inserted"]), number(name), partial(render.operation, row, scope.links))
+    return lists.Later(name, rfc3339(row["inserted"]), number(name), partial(render.operation, row, scope.links))
 
 
 def delete(scope: Scope, request: Any) -> Message:
@@ -75,10 +77,10 @@ def delete(scope: Scope, request: Any) -> Message:
 
 
 @rpc("GlobalOperations.AggregatedList")
-def aggregated_list(scope: Scope, request: pb.AggregatedListOperationsRequest) -> Message:
+def aggregated_list(scope: Scope, request: common_pb2.AggregatedListRequest) -> Message:
     rows = scope.store.list_operations(scope.project.key, None, time.time() - engine.RETENTION)
     pairs = ((row["scope"], _later(scope, row)) for row in rows)
-    everywhere = zones.scopes(scope, True) if request.includeAllScopes else ["global"]
+    everywhere = places.scopes(scope, everywhere=bool(request.includeAllScopes))
     return lists.aggregated(scope, request, pairs, everywhere, pb.OperationAggregatedList, "operations")
 
 

@@ -11,13 +11,13 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import projects_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid
-from translator_service import details as kept
-from translator_service.catalog import Entry, Kind
+from translator_service.cloudstack.catalog import Entry, Kind
 from translator_service.cloudstack.client import Answer
-from translator_service.fingerprints import check, fingerprint
-from translator_service.naming import Row
+from translator_service.cloudstack.rows import Row
+from translator_service.gce.fingerprints import check, fingerprint
+from translator_service.gce.times import from_cloudstack
+from translator_service.kept import details as kept
 from translator_service.operations import engine
-from translator_service.operations.render import from_cloudstack
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 

@@ -7,10 +7,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import regions_pb2 as pb
-from translator_service import lists
-from translator_service.operations.render import UNKNOWN_TIME
-from translator_service.resources import projects, zones
-from translator_service.rpc import rpc
+from translator_service import places
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce.times import UNKNOWN_TIME
+from translator_service.resources import projects
 from translator_service.scope import Scope
 
 # Which of a project's limits GCE shows per region.
@@ -19,10 +19,10 @@ _METRICS = ("CPUS", "DISKS_TOTAL_GB", "STATIC_ADDRESSES", "IN_USE_ADDRESSES", "I
 
 def to_region(scope: Scope, name: str, quotas: list[Any]) -> pb.Region:
     """A region of the zones that carry its name."""
-    members = zones.zones_of(scope, name)
+    members = places.zones_of(scope, name)
     return pb.Region(
         kind="compute#region",
-        id=zones.region_number(name),
+        id=places.region_number(name),
         creationTimestamp=UNKNOWN_TIME,
         name=name,
         description=name,
@@ -34,18 +34,22 @@ def to_region(scope: Scope, name: str, quotas: list[Any]) -> pb.Region:
     )
 
 
-@rpc("Regions.Get", calls=("listZones", "listAccounts"), differences="Quotas are those of the whole project.")
-def get(scope: Scope, request: pb.GetRegionRequest) -> Message:
-    return to_region(scope, zones.resolve_region(scope, request.region), projects.quotas(scope))
+def _find(scope: Scope, place: None, name: str) -> Reading[Message]:
+    return Reading(lambda: to_region(scope, places.resolve_region(scope, name), projects.quotas(scope)))
 
 
-@rpc("Regions.List", calls=("listZones", "listAccounts"), differences="Quotas are those of the whole project.")
-def list_(scope: Scope, request: pb.ListRegionsRequest) -> Any:
+def _read(scope: Scope, place: None) -> Reading[Items]:
     quotas = projects.quotas(scope)
-
-    def build() -> Message:
-        found = [to_region(scope, name, quotas) for name in zones.regions(scope)]
-        return lists.page(scope, request, found, pb.RegionList, "regions")
-
     digest = hash(tuple(quota.SerializeToString() for quota in quotas))
-    return scope.reply([scope.catalog(zones.kind(scope))], request, build, digest)
+    return Reading(
+        lambda: [("", to_region(scope, name, quotas)) for name in places.regions(scope)],
+        [scope.catalog(places.kind(scope))],
+        (digest,),
+    )
+
+
+_CALLS = ("listZones", "listAccounts")
+_DIFFERENCES = "Quotas are those of the whole project."
+
+gets("Regions", _find, calls=_CALLS, differences=_DIFFERENCES)
+lists("Regions", _read, calls=_CALLS, differences=_DIFFERENCES)

@@ -9,11 +9,11 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import routes_pb2 as pb
 from gstack.kernel.errors import not_found
-from translator_service import lists
-from translator_service.naming import Row, number
-from translator_service.operations.render import from_cloudstack
-from translator_service.resources import networks, subnetworks
-from translator_service.rpc import rpc
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce.naming import number
+from translator_service.gce.times import from_cloudstack
+from translator_service.networking import networks, subnetworks
 from translator_service.scope import Scope
 
 _EVERYWHERE = "0.0.0.0/0"
@@ -72,20 +72,21 @@ def _all(scope: Scope) -> list[pb.Route]:
 
 
 _CALLS = ("listNetworks", "listZones")
+
+
 _DIFFERENCES = "Routes follow from the networks and cannot be made or deleted."
 
 
-@rpc("Routes.Get", calls=_CALLS, differences=_DIFFERENCES)
-def get(scope: Scope, request: pb.GetRouteRequest) -> Message:
-    for route in _all(scope):
-        if request.route in (route.name, str(route.id)):
-            return route
-    raise not_found(scope.links.path("global", "routes", request.route))
+def _find(scope: Scope, place: None, name: str) -> Reading[Message]:
+    found = next((route for route in _all(scope) if name in (route.name, str(route.id))), None)
+    if found is None:
+        raise not_found(scope.links.path("global", "routes", name))
+    return Reading(lambda: found)
 
 
-@rpc("Routes.List", calls=_CALLS, differences=_DIFFERENCES)
-def list_(scope: Scope, request: pb.ListRoutesRequest) -> Any:
-    def build() -> Message:
-        return lists.page(scope, request, _all(scope), pb.RouteList, "global/routes")
+def _read(scope: Scope, place: None) -> Reading[Items]:
+    return Reading(lambda: [("", route) for route in _all(scope)], subnetworks.sources(scope))
 
-    return scope.reply(subnetworks.sources(scope), request, build)
+
+gets("Routes", _find, calls=_CALLS, differences=_DIFFERENCES)
+lists("Routes", _read, calls=_CALLS, differences=_DIFFERENCES)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gstack.kernel.database import open_database
 
-MIGRATIONS = "translator_service.migrations"
+MIGRATIONS = "translator_service.kept.migrations"
 
 _RUNNING_SECONDS = 0.5
 # Rows of a long answer that are held at a time.

@@ -17,20 +17,26 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
-from translator_service import details as kept
-from translator_service import naming, projection, userdata
+from translator_service import places
 from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import CloudStackError
-from translator_service.naming import Row, number
+from translator_service.cloudstack.rows import Row
+from translator_service.gce import naming
+from translator_service.gce.labels import check_labels, check_tags
+from translator_service.gce.naming import number
+from translator_service.kept import details as kept
+from translator_service.kept import userdata
+from translator_service.kept.tags import EPHEMERAL, NAME
+from translator_service.networking import networks, projection, subnetworks
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
-from translator_service.resources import disk_types, images, instances, machine_types, networks, zones
-from translator_service.resources.instances_delete import clear_away, destroy
+from translator_service.places import Zone
+from translator_service.resources import disk_types, images, machine_types
+from translator_service.resources.instances import find, metadata, view
+from translator_service.resources.instances.delete import clear_away, destroy
 from translator_service.resources.projects import check_metadata, common_metadata
-from translator_service.resources.zones import Zone
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
-from translator_service.tags import EPHEMERAL, NAME
 
 _GIB = 1 << 30
 
@@ -47,7 +53,7 @@ _GIB = 1 << 30
 def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     """Raises 400, 404 and 409 for whatever the operation could not do."""
     wanted = request.resource
-    zone = zones.resolve(scope, request.zone)
+    zone = places.resolve_zone(scope, request.zone)
     naming.check_new_name(wanted.name)
     for field in ("sourceInstanceTemplate", "sourceMachineImage"):
         if getattr(request, field):
@@ -59,16 +65,16 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     parameters |= {"serviceofferingid": size.row["id"], **kept.parameters(size.details)}
     disk, disk_parameters = _boot_disk(scope, zone, wanted)
     nics, network_parameters = _networks(scope, zone, wanted)
-    tags = instances.check_tags(list(wanted.tags.items), "resource.tags.items")
-    labels = instances.check_labels(dict(wanted.labels), "resource.labels")
+    tags = check_tags(list(wanted.tags.items), "resource.tags.items")
+    labels = check_labels(dict(wanted.labels), "resource.labels")
     items = check_metadata(wanted.metadata, "resource.metadata")
     if wanted.hostname and wanted.hostname.partition(".")[0] != wanted.name:
         raise unsupported("resource.hostname", "the host name is the name of the instance.")
     _check_free(scope, zone, wanted.name)
 
-    config = instances.settings_of(wanted) | nics[0]["config"]
-    data = instances.user_data(scope, items)
-    packed = instances.keep_metadata(scope, items)
+    config = view.settings_of(wanted) | nics[0]["config"]
+    data = metadata.user_data(scope, items)
+    packed = metadata.keep_metadata(scope, items)
     details = {
         **kept.pack(kept.TAGS, tags),
         **kept.pack(kept.LABELS, labels),
@@ -91,9 +97,9 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         "external": nics[0]["external"],
         "address": nics[0]["address"],
         "protect": wanted.deletionProtection,
-        "document": instances.document_of({"details": details}),
+        "document": metadata.document_of({"details": details}),
     }
-    target = instances.path(zone, wanted.name)
+    target = find.path(zone, wanted.name)
     return engine.submit(scope, type="insert", target=target, handler="instances.insert", payload=payload)
 
 
@@ -103,9 +109,9 @@ def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[
 
 
 def _check_free(scope: Scope, zone: Zone, name: str) -> None:
-    path = instances.path(zone, name)
+    path = find.path(zone, name)
     rows = scope.client.read("listVirtualMachines", name=name, zoneid=zone.id, details="min").items
-    if any(True for _ in instances.index(scope, rows)) or path in instances.under_way(scope):
+    if any(True for _ in view.index(scope, rows)) or path in find.under_way(scope):
         raise already_exists(scope.links.path(path))
 
 
@@ -181,7 +187,7 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
     found = []
     for position, interface in enumerate(interfaces):
         field = f"resource.networkInterfaces[{position}]"
-        network = networks.for_instance(scope, zone, interface.network, interface.subnetwork, field)
+        network = subnetworks.for_instance(scope, zone, interface.network, interface.subnetwork, field)
         if len(interface.accessConfigs) > 1:
             raise invalid(f"{field}.accessConfigs", "At most one access config is allowed.")
         if position and (interface.accessConfigs or zone.security_groups):
@@ -247,7 +253,7 @@ def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str)
 @handler("instances.insert")
 def do_insert(run: Run) -> None:
     payload = run.payload
-    zone = zones.resolve(run.scope, payload["zone"])
+    zone = places.resolve_zone(run.scope, payload["zone"])
     parameters = dict(payload["parameters"])
     made: dict[str, str] = {}
     try:
@@ -268,7 +274,7 @@ def do_insert(run: Run) -> None:
             run.progress(80)
         if payload["external"] or payload["tags"]:
             # With security groups its own rules are in place already, but others may name its tags as their sources.
-            rows = run.read("machine", "listVirtualMachines", id=machine, details=instances.DETAILS)
+            rows = run.read("machine", "listVirtualMachines", id=machine, details=view.DETAILS)
             projection.refresh_instance(run, "firewall", zone, rows[0], payload["tags"])
         if payload["protect"]:
             run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
@@ -386,4 +392,4 @@ def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
     if zone.security_groups:
         parts.append((f"A firewall of '{name}'", partial(projection.release_instance, run, zone, name)))
     clear_away(run, parts)
-    instances.forget_metadata(run.scope, run.payload.get("document", ""))
+    metadata.forget_metadata(run.scope, run.payload.get("document", ""))

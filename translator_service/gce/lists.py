@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from gstack.kernel.contract import message_of
-from translator_service.filters import compile_filter
-from translator_service.scope import Scope
+from translator_service.gce.filters import compile_filter
+from translator_service.gce.links import Links
+from translator_service.gce.paging import Pager
 
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", bound=Message)
+
+
+class View(Protocol):
+    """What an answer needs of a request's view of the world."""
+
+    @property
+    def links(self) -> Links: ...
+
+    @property
+    def pager(self) -> Pager: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Later:
 
 
 def page(
-    scope: Scope,
+    view: View,
     request: Any,
     items: Iterable[Any],
     answer: type[L],
@@ -38,20 +49,18 @@ def page(
     """`answer(kind, id, items, nextPageToken, selfLink)` for a list request. path: below the project."""
     predicate = compile_filter(request.filter, message_of(answer.DESCRIPTOR.fields_by_name["items"]))
     chosen = (item for item in map(_built, items) if predicate(item)) if predicate else items
-    shown, token = scope.environment.pager.page(
-        chosen, request, scope=path, name=_name, created=_created, identity=identity
-    )
+    shown, token = view.pager.page(chosen, request, scope=path, name=_name, created=_created, identity=identity)
     return answer(
         kind=kind_of(answer),
-        id=scope.links.path(path),
+        id=view.links.path(path),
         items=[_built(item) for item in shown],
         nextPageToken=token,
-        selfLink=scope.links.of(path),
+        selfLink=view.links.of(path),
     )
 
 
 def aggregated(
-    scope: Scope,
+    view: View,
     request: Any,
     items: Iterable[tuple[str, Any]],
     scopes: Iterable[str],
@@ -65,7 +74,7 @@ def aggregated(
     chosen = items
     if predicate:
         chosen = ((where, item) for where, item in ((pair[0], _built(pair[1])) for pair in items) if predicate(item))
-    shown, token = scope.environment.pager.page(
+    shown, token = view.pager.page(
         chosen,
         request,
         scope=f"aggregated/{collection}",
@@ -75,9 +84,9 @@ def aggregated(
     )
     reply: Any = answer(
         kind=kind_of(answer),
-        id=scope.links.path("aggregated", collection),
+        id=view.links.path("aggregated", collection),
         nextPageToken=token,
-        selfLink=scope.links.of("aggregated", collection),
+        selfLink=view.links.of("aggregated", collection),
     )
     for where, item in shown:
         getattr(reply.items[where], collection).append(_built(item))

@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from cachetools import LRUCache
 
 from gstack.kernel.metrics import CACHE
-from translator_service.cloudstack.client import Answer, Client
-
-if TYPE_CHECKING:
-    from translator_service.naming import Index, Row
+from translator_service.cloudstack.client import Answer, Client, all_rows
+from translator_service.cloudstack.rows import Row
 
 _MISS_PAUSE = 1.0
 # What a list takes in memory: by measure, so many times the bytes of CloudStack's answers, and this besides.
@@ -27,6 +25,16 @@ _BYTES_PARSED = 4
 _ENTRY_BYTES = 2000
 
 _Key = tuple[str, str]
+
+
+class Index(Protocol):
+    """A list by the names of its rows."""
+
+    def find(self, name: str) -> Row | None: ...
+
+    def name(self, identity: str) -> str | None: ...
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Catalog:
             if entry is not None and entry.digest == digest:
                 entry.fetched = started
             else:
-                rows = [row for answer in answers for row in answer.items]
+                rows = all_rows(answers)
                 size = _ENTRY_BYTES + _BYTES_PARSED * sum(len(answer.raw) for answer in answers)
                 entry = Entry(kind.build(rows), digest, started, size)
             self._keep(key, flight, entry)
@@ -113,7 +121,7 @@ class Catalog:
             if self._flights.get(key) is flight and entry.size <= self._entries.maxsize:
                 self._entries[key] = entry
 
-    def find(self, owner: str, kind: Kind, client: Client, name: str) -> dict[str, Any] | None:
+    def find(self, owner: str, kind: Kind, client: Client, name: str) -> Row | None:
         """The row with this GCE name (or verbatim name, uuid, number); a miss asks again, at most each second."""
         entry = self.get(owner, kind, client)
         row = entry.index.find(name)

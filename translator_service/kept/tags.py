@@ -5,11 +5,8 @@ Values are written as those of VM details are (see details.py), in chunks of at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from translator_service import details
-from translator_service.fingerprints import fingerprint
-from translator_service.naming import Row
+from translator_service.cloudstack.rows import Row
+from translator_service.kept import details
 
 NAME = "gce-name"
 LABELS = "gce-labels"
@@ -24,10 +21,6 @@ def of(row: Row) -> dict[str, str]:
 def labels(row: Row) -> dict[str, str]:
     found = details.unpack(of(row), LABELS, {})
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
-
-
-def label_fingerprint(labels: Mapping[str, str]) -> bytes:
-    return fingerprint("labels", *(part for pair in sorted(labels.items()) for part in pair))
 
 
 def question(key: str, value: str) -> dict[str, str]:

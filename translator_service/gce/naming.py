@@ -11,14 +11,14 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from cachetools import LRUCache
 
 from gstack.kernel.errors import ApiError, invalid
+from translator_service.cloudstack.rows import Row
 
 Naming = Literal["rfc1035", "verbatim"]
-Row = dict[str, Any]
 
 MAX_LENGTH = 63
 PATTERN = r"(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)"

@@ -14,15 +14,17 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import ApiError
-from translator_service import projection
+from translator_service import places
 from translator_service.cloudstack.errors import CloudStackError
-from translator_service.naming import Row, number
+from translator_service.cloudstack.rows import Row
+from translator_service.gce.naming import number
+from translator_service.kept.tags import EPHEMERAL, NAME
+from translator_service.networking import projection
 from translator_service.operations import engine
 from translator_service.operations.run import Run, handler
-from translator_service.resources import instances, zones
+from translator_service.resources.instances import find, metadata, view
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
-from translator_service.tags import EPHEMERAL, NAME
 
 log = structlog.get_logger()
 
@@ -36,16 +38,16 @@ log = structlog.get_logger()
     differences="A boot disk without autoDelete is detached and stays. Data disks attached elsewhere stay.",
 )  # fmt: skip
 def delete(scope: Scope, request: pb.DeleteInstanceRequest) -> Message:
-    zone = zones.resolve(scope, request.zone)
-    name, row, _ = instances.find(scope, zone, request.instance)
-    path = instances.path(zone, name)
+    zone = places.resolve_zone(scope, request.zone)
+    name, row, _ = find.find(scope, zone, request.instance)
+    path = find.path(zone, name)
     if row.get("deleteprotection"):
         raise ApiError(
             400,
             f"Invalid resource usage: 'Resource cannot be deleted if it's protected against deletion. {path}'.",
             "invalidUsage",
         )
-    disk = instances.disk_of(row)
+    disk = view.disk_of(row)
     payload = {
         "id": row["id"],
         "zone": zone.name,
@@ -61,8 +63,8 @@ def delete(scope: Scope, request: pb.DeleteInstanceRequest) -> Message:
 @handler("instances.delete")
 def do_delete(run: Run) -> None:
     payload = run.payload
-    zone = zones.resolve(run.scope, payload["zone"])
-    rows = run.read("machine", "listVirtualMachines", id=payload["id"], details=instances.DETAILS)
+    zone = places.resolve_zone(run.scope, payload["zone"])
+    rows = run.read("machine", "listVirtualMachines", id=payload["id"], details=view.DETAILS)
     if not rows:
         return
     addresses: list[Row] = []
@@ -85,7 +87,7 @@ def do_delete(run: Run) -> None:
         groups = partial(projection.release_instance, run, zone, payload["name"], rows[0])
         parts.append((f"A firewall of '{payload['name']}'", groups))
     clear_away(run, parts)
-    instances.forget_metadata(run.scope, instances.document_of(rows[0]))
+    metadata.forget_metadata(run.scope, metadata.document_of(rows[0]))
 
 
 def _release_of(run: Run, address: Row) -> tuple[str, Callable[[], object]]:

@@ -1,0 +1,1 @@
+"""How GCE speaks, the same for every collection. Knows no CloudStack call and no request."""

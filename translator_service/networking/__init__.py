@@ -1,0 +1,1 @@
+"""Networks and firewalls: what GCE's mean in CloudStack's kinds of zones."""

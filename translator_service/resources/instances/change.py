@@ -1,0 +1,159 @@
+"""instances.setTags, setLabels, setMetadata, setDiskAutoDelete: what is kept in details."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import instances_pb2 as pb
+from gstack.kernel.errors import invalid, required, unsupported
+from translator_service import places
+from translator_service.cloudstack.errors import CloudStackError
+from translator_service.cloudstack.rows import Row
+from translator_service.gce.fingerprints import check, fingerprint
+from translator_service.gce.labels import check_labels, check_tags, label_fingerprint
+from translator_service.gce.naming import number
+from translator_service.kept import details as kept
+from translator_service.networking import projection
+from translator_service.networking.projection import tags_of
+from translator_service.operations import engine
+from translator_service.operations.run import OperationError, Run, handler
+from translator_service.places import Zone
+from translator_service.resources import disks
+from translator_service.resources.instances.find import find, path
+from translator_service.resources.instances.metadata import (
+    DOCUMENT,
+    document_of,
+    forget_metadata,
+    keep_metadata,
+    metadata_of,
+    user_data,
+)
+from translator_service.resources.instances.view import DETAILS, disk_of, labels_of, to_instance
+from translator_service.resources.projects import check_metadata
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+# CloudStack takes no user data for "unchanged".
+_NOTHING_TO_DO = base64.b64encode(b"#cloud-config\n{}\n").decode()
+# Details that a user may not send back; CloudStack keeps them by itself (recordings, Surprises 16).
+_DENIED = (
+    "rootdisksize",
+    "cpuOvercommitRatio",
+    "memoryOvercommitRatio",
+    "Message.ReservedCapacityFreed.Flag",
+    "deployvm",
+)
+
+
+@rpc("Instances.SetTags", calls=("listVirtualMachines", "updateVirtualMachine", "authorizeSecurityGroupIngress"))
+def set_tags(scope: Scope, request: pb.SetTagsInstanceRequest) -> Message:
+    tags = check_tags(list(request.resource.items), "resource.items")
+    zone = places.resolve_zone(scope, request.zone)
+    name, row, _ = find(scope, zone, request.instance)
+    check(request.resource.fingerprint, fingerprint("tags", *tags_of(row)), "tags")
+    return _update(scope, zone, name, row, "setTags", {kept.TAGS: tags}, tags=tags)
+
+
+@rpc("Instances.SetLabels", calls=("listVirtualMachines", "updateVirtualMachine"))
+def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
+    labels = check_labels(dict(request.resource.labels), "resource.labels")
+    zone = places.resolve_zone(scope, request.zone)
+    name, row, _ = find(scope, zone, request.instance)
+    check(request.resource.labelFingerprint, label_fingerprint(labels_of(row)), "label")
+    return _update(scope, zone, name, row, "setLabels", {kept.LABELS: labels})
+
+
+@rpc(
+    "Instances.SetMetadata",
+    calls=("listVirtualMachines", "updateVirtualMachine"),
+    differences="The guest sees new keys and scripts when it asks for its user data again, at its next boot.",
+)
+def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Message:
+    items = check_metadata(request.resource, "resource")
+    zone = places.resolve_zone(scope, request.zone)
+    name, row, _ = find(scope, zone, request.instance)
+    check(request.resource.fingerprint, metadata_of(scope, row).fingerprint)
+    data = user_data(scope, items)
+    if not data and (row.get("details") or {}).keys() & {kept.CONFIG, kept.METADATA}:
+        data = _NOTHING_TO_DO
+    packed = keep_metadata(scope, items)
+    return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data or None)
+
+
+@rpc(
+    "Instances.SetDiskAutoDelete",
+    calls=("listVirtualMachines", "updateVirtualMachine"),
+    differences="Of boot disks only; data disks always stay when their instance is deleted.",
+)
+def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequest) -> Message:
+    for field in ("autoDelete", "deviceName"):
+        if not (request.HasField(field) if field == "autoDelete" else request.deviceName):
+            raise required(field)
+    zone = places.resolve_zone(scope, request.zone)
+    name, row, _ = find(scope, zone, request.instance)
+    disk = disk_of(row)
+    shown = to_instance(scope, zone, name, row, _volumes(scope, row) if not disk else None, None)
+    boot = next((one for one in shown.disks if one.deviceName == request.deviceName), None)
+    if boot is None:
+        raise invalid("deviceName", f"'{request.deviceName}'. No attached disk found with this device name.")
+    if not boot.boot:
+        raise unsupported("deviceName", "data disks always stay when their instance is deleted.")
+    disk = disk or {"name": boot.source.rpartition("/")[2], "deviceName": boot.deviceName, "sizeGb": boot.diskSizeGb}
+    disk["autoDelete"] = request.autoDelete
+    return _update(scope, zone, name, row, "setDiskAutoDelete", {kept.DISK: disk})
+
+
+def _volumes(scope: Scope, row: Row) -> list[Row]:
+    rows = scope.client.read("listVolumes", virtualmachineid=row["id"]).items
+    return [volume for volume in rows if disks.is_shown(volume)]
+
+
+def _update(
+    scope: Scope,
+    zone: Zone,
+    name: str,
+    row: Row,
+    type: str,
+    changes: dict[str, Any],
+    *,
+    user_data: str | None = None,
+    tags: list[str] | None = None,
+) -> Message:
+    payload = {"id": row["id"], "zone": zone.name, "changes": changes, "user_data": user_data, "tags": tags}
+    return engine.submit(
+        scope,
+        type=type,
+        target=path(zone, name),
+        target_id=number(row["id"]),
+        handler="instances.update",
+        payload=payload,
+    )
+
+
+@handler("instances.update")
+def do_update(run: Run) -> None:
+    """Details are replaced as a whole, so the current ones are read, merged and sent back."""
+    rows = run.read("machine", "listVirtualMachines", id=run.payload["id"], details=DETAILS)
+    if not rows:
+        raise OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
+    details: dict[str, str] = {key: text for key, text in (rows[0].get("details") or {}).items() if key not in _DENIED}
+    for key, value in run.payload["changes"].items():
+        details = kept.replaced(details, key, value)
+    parameters = kept.parameters(details) if details else {"cleanupdetails": "true"}
+    if run.payload["user_data"] is not None:
+        parameters["userdata"] = run.payload["user_data"]
+    written = run.payload["changes"].get(kept.METADATA) or {}
+    try:
+        run.call("update", "updateVirtualMachine", id=run.payload["id"], **parameters)
+    except CloudStackError:
+        forget_metadata(run.scope, written.get(DOCUMENT, ""))
+        raise
+    if kept.METADATA in run.payload["changes"]:
+        forget_metadata(run.scope, document_of(rows[0]))
+    if run.payload["tags"] is not None:
+        zone = places.resolve_zone(run.scope, run.payload["zone"])
+        rows[0]["details"] = details
+        projection.refresh_instance(run, "firewall", zone, rows[0], run.payload["tags"])

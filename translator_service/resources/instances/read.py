@@ -1,0 +1,102 @@
+"""instances.get, list, aggregatedList, getSerialPortOutput."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gstack.compute.v1 import instances_pb2 as pb
+from gstack.kernel.errors import invalid
+from translator_service import places
+from translator_service.cloudstack.client import all_rows
+from translator_service.cloudstack.rows import Row
+from translator_service.collection import Items, Reading, gets, lists
+from translator_service.gce.lists import Later
+from translator_service.gce.naming import number
+from translator_service.gce.times import from_cloudstack
+from translator_service.networking import networks
+from translator_service.places import Zone
+from translator_service.resources import disk_types, disks, images, machine_types
+from translator_service.resources.instances.find import find, path, under_way
+from translator_service.resources.instances.view import DETAILS, disk_of, index, to_instance
+from translator_service.rpc import rpc
+from translator_service.scope import Scope
+
+
+def catalogs(scope: Scope) -> list[Any]:
+    """The cached lists that an instance's links come from."""
+    return [
+        scope.catalog(kind(scope))
+        for kind in (places.kind, networks.kind, machine_types.kind, disk_types.kind, images.kind)
+    ]
+
+
+def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
+    name, row, answer = find(scope, zone, text)
+    busy = under_way(scope).get(path(zone, name))
+    sources: list[Any] = [answer, *catalogs(scope)]
+    volumes: list[Row] | None = None
+    if not disk_of(row):
+        disks_answer = scope.client.read("listVolumes", virtualmachineid=row["id"])
+        sources.append(disks_answer)
+        volumes = [volume for volume in disks_answer.items if disks.is_shown(volume)]
+    return Reading(lambda: to_instance(scope, zone, name, row, volumes, busy), sources, (busy,))
+
+
+def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
+    """All machines and all their volumes, side by side."""
+    where = {"zoneid": zone.id} if zone else {}
+    answers, volumes = scope.client.read_all_many(
+        [("listVirtualMachines", {"details": DETAILS, **where}), ("listVolumes", where)]
+    )
+    busy = under_way(scope)
+
+    def build() -> Items:
+        by_machine: dict[str, list[Row]] = {}
+        for volume in all_rows(volumes):
+            if volume.get("virtualmachineid") and disks.is_shown(volume):
+                by_machine.setdefault(volume["virtualmachineid"], []).append(volume)
+        by_zone: dict[str, list[Row]] = {}
+        for row in all_rows(answers):
+            by_zone.setdefault(row["zoneid"], []).append(row)
+        for place in [zone] if zone else places.all_zones(scope):
+            for name, row in index(scope, by_zone.get(place.id, ())):
+                yield place.path, _later(scope, place, name, row, by_machine.get(row["id"], ()), busy)
+
+    return Reading(build, [*answers, *volumes, *catalogs(scope)], tuple(sorted(busy.items())))
+
+
+def _later(scope: Scope, zone: Zone, name: str, row: Row, volumes: Sequence[Row], busy: dict[str, str]) -> Later:
+    created = from_cloudstack(row.get("created", ""))
+    work = busy.get(path(zone, name))
+    return Later(name, created, number(row["id"]), lambda: to_instance(scope, zone, name, row, volumes, work))
+
+
+gets(
+    "Instances",
+    _find,
+    calls=("listVirtualMachines", "listVolumes"),
+    differences="One call: the boot disk is told by the machine's details. A machine made elsewhere costs a second "
+    "call for its disks. Disks attached elsewhere to a machine made here are shown by list, not by get.",
+)
+lists("Instances", _read, calls=("listVirtualMachines", "listVolumes"))
+
+
+@rpc("Instances.GetSerialPortOutput", calls=("listVirtualMachines",), differences="Always empty.")
+def get_serial_port_output(scope: Scope, request: pb.GetSerialPortOutputInstanceRequest) -> Message:
+    zone = places.resolve_zone(scope, request.zone)
+    if request.HasField("port") and not 1 <= request.port <= 4:
+        raise invalid("port", f"'{request.port}'. Values must be within the range: [1, 4]")
+    name, _, _ = find(scope, zone, request.instance)
+    return pb.SerialPortOutput(
+        kind="compute#serialPortOutput",
+        selfLink=scope.links.of(path(zone, name), "serialPort"),
+        contents="",
+        start=request.start,
+        next=request.start,
+    )
+
+
+# Life cycle

@@ -1,0 +1,202 @@
+"""Virtual machines of CloudStack as instances of GCE.
+
+What CloudStack has no field for is kept in VM details (see kept/details.py): network tags, labels, metadata, the
+settings that only GCE knows, and what the boot disk was made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from gstack.compute.v1 import instances_pb2 as pb
+from translator_service.cloudstack.rows import Row
+from translator_service.gce.fingerprints import fingerprint
+from translator_service.gce.labels import label_fingerprint
+from translator_service.gce.naming import Index, number
+from translator_service.gce.times import from_cloudstack
+from translator_service.kept import details as kept
+from translator_service.networking import networks, subnetworks
+from translator_service.networking.projection import tags_of
+from translator_service.places import Zone
+from translator_service.resources import disks, machine_types
+from translator_service.resources.instances.metadata import metadata_of
+from translator_service.scope import Scope
+
+# What a list needs and nothing more: statistics and affinity groups cost CloudStack extra queries.
+DETAILS = "nics,tmpl,servoff,secgrp"
+HIDDEN = ("Destroyed", "Expunging")
+_STATUS = {
+    "Starting": "STAGING",
+    "Running": "RUNNING",
+    "Stopping": "STOPPING",
+    "Stopped": "TERMINATED",
+    "Shutdown": "TERMINATED",
+    "Migrating": "RUNNING",
+    "BackingUp": "RUNNING",
+    "Restoring": "REPAIRING",
+    "BackupError": "TERMINATED",
+    "RestoreError": "REPAIRING",
+    "Error": "TERMINATED",
+    "Unknown": "REPAIRING",
+}
+# What an operation of ours that is not done says about its instance.
+_UNDER_WAY = {"insert": "STAGING", "delete": "STOPPING", "stop": "STOPPING", "start": "STAGING"}
+
+
+# Mapping
+
+
+def status(row: Row, under_way: str | None) -> str:
+    """GCE's status. Right after the submit a new machine is listed as Stopped (recordings, Surprises 13)."""
+    state = row.get("state", "")
+    if state == "Error":
+        return "TERMINATED"
+    if under_way == "insert":
+        return {"Running": "RUNNING", "Starting": "STAGING"}.get(state, "PROVISIONING")
+    if under_way in _UNDER_WAY:
+        return _UNDER_WAY[under_way]
+    if state == "Stopped" and row.get("details", {}).get("deployvm") and not row.get("lastupdated"):
+        return "PROVISIONING" if row.get("jobid") else "TERMINATED"
+    return _STATUS.get(state, "REPAIRING")
+
+
+def index(scope: Scope, rows: Sequence[Row]) -> Index:
+    """Names of machines: host names, which differ at most in case."""
+    return scope.environment.index(row for row in rows if row.get("state") not in HIDDEN)
+
+
+def to_instance(
+    scope: Scope, zone: Zone, name: str, row: Row, volumes: Sequence[Row] | None, under_way: str | None
+) -> pb.Instance:
+    """A row of listVirtualMachines. volumes: its rows of listVolumes, None when the details tell the boot disk."""
+    scope.environment.ids.remember(row["id"])
+    found: dict[str, str] = row.get("details") or {}
+    config = kept.unpack(found, kept.CONFIG, {})
+    instance = pb.Instance(
+        kind="compute#instance",
+        id=number(row["id"]),
+        creationTimestamp=from_cloudstack(row.get("created", "")),
+        name=name,
+        description=config.get("description", ""),
+        machineType=scope.links.of(zone.path, "machineTypes", machine_types.name_of(scope, zone, row)),
+        status=status(row, under_way),
+        zone=scope.links.of(zone.path),
+        canIpForward=config.get("canIpForward", False),
+        selfLink=scope.links.of(zone.path, "instances", name),
+        cpuPlatform="Unknown CPU Platform",
+        labels=labels_of(row),
+        deletionProtection=bool(row.get("deleteprotection", False)),
+        startRestricted=False,
+    )
+    if row.get("state") == "Error":
+        instance.statusMessage = "The instance could not be created."
+    for key in ("serviceAccounts", "scheduling", "displayDevice", "shieldedInstanceConfig", "reservationAffinity"):
+        if key in config:
+            ParseDict({key: config[key]}, instance, ignore_unknown_fields=True)
+    for key in ("minCpuPlatform", "keyRevocationActionType", "hostname"):
+        setattr(instance, key, config.get(key, ""))
+    _default_scheduling(instance.scheduling)
+    instance.tags.items.extend(tags_of(row))
+    instance.tags.fingerprint = fingerprint("tags", *instance.tags.items)
+    instance.metadata.CopyFrom(metadata_of(scope, row))
+    instance.labelFingerprint = label_fingerprint(dict(instance.labels))
+    for nic in row.get("nic", []):
+        _add_interface(scope, zone, instance, row, nic, config)
+    _add_disks(scope, zone, instance, row, volumes)
+    if row.get("lastupdated") and row.get("state") == "Running":
+        instance.lastStartTimestamp = from_cloudstack(row["lastupdated"])
+    elif row.get("lastupdated") and row.get("state") == "Stopped":
+        instance.lastStopTimestamp = from_cloudstack(row["lastupdated"])
+    instance.fingerprint = fingerprint(str(instance.id), instance.status, *instance.tags.items)
+    return instance
+
+
+def _default_scheduling(scheduling: pb.Scheduling) -> None:
+    if not scheduling.HasField("automaticRestart"):
+        scheduling.automaticRestart = not scheduling.preemptible
+    if not scheduling.HasField("preemptible"):
+        scheduling.preemptible = False
+    scheduling.onHostMaintenance = scheduling.onHostMaintenance or "MIGRATE"
+    scheduling.provisioningModel = scheduling.provisioningModel or "STANDARD"
+
+
+def labels_of(row: Row) -> dict[str, str]:
+    found = kept.unpack(row.get("details") or {}, kept.LABELS, {})
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def disk_of(row: Row) -> dict[str, Any]:
+    """What is kept of the boot disk; {} for a machine made elsewhere."""
+    found: dict[str, Any] = kept.unpack(row.get("details") or {}, kept.DISK, {})
+    return found if {"name", "sizeGb"} <= found.keys() else {}
+
+
+def _add_interface(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, nic: Row, config: dict[str, Any]) -> None:
+    interface = instance.networkInterfaces.add(
+        kind="compute#networkInterface",
+        network=scope.links.of(
+            "global/networks", networks.name_of(scope, nic["networkid"], nic.get("networkname", ""))
+        ),
+        subnetwork=scope.links.of("regions", zone.region, "subnetworks", subnetworks.name_of(scope, nic["networkid"])),
+        networkIP=nic.get("ipaddress", ""),
+        name=f"nic{nic.get('deviceid', len(instance.networkInterfaces))}",
+        stackType="IPV4_ONLY",
+    )
+    interface.fingerprint = fingerprint("nic", nic["id"], nic.get("ipaddress", ""), nic.get("publicip", ""))
+    external = nic.get("publicip", "")
+    if zone.security_groups and config.get("external", True):
+        # The guest address is the external one here; there is no translation.
+        external = nic.get("ipaddress", "")
+    if external or (zone.security_groups and config.get("external", True)):
+        interface.accessConfigs.add(
+            kind="compute#accessConfig",
+            type="ONE_TO_ONE_NAT",
+            name=config.get("accessConfig", "external-nat"),
+            natIP=external,
+            networkTier="PREMIUM",
+        )
+
+
+def _add_disks(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, volumes: Sequence[Row] | None) -> None:
+    boot = disk_of(row)
+    rows: list[Row] = sorted(
+        volumes or [], key=lambda volume: (volume.get("type") != "ROOT", int(volume.get("deviceid", 0)))
+    )
+    if volumes is None:
+        rows = [{"type": "ROOT", "vmname": boot["name"], "size": int(boot["sizeGb"]) << 30, "name": boot["name"]}]
+    for position, volume in enumerate(rows):
+        is_boot = volume.get("type") == "ROOT"
+        name = (boot.get("name") if is_boot else "") or disks.boot_name(volume) if is_boot else disks.name_of(volume)
+        instance.disks.add(
+            kind="compute#attachedDisk",
+            type="PERSISTENT",
+            mode="READ_WRITE",
+            source=scope.links.of(zone.path, "disks", name),
+            deviceName=(boot.get("deviceName") if is_boot else "") or name,
+            index=position,
+            boot=is_boot,
+            autoDelete=boot.get("autoDelete", True) if is_boot else False,
+            interface=boot.get("interface", "SCSI") if is_boot else "SCSI",
+            diskSizeGb=disks.size_gb(int(volume.get("size", 0))),
+            architecture="X86_64",
+        )
+
+
+# Reading
+
+
+def settings_of(instance: pb.Instance) -> dict[str, Any]:
+    """The settings of a new instance that only GCE knows, as kept in its details."""
+    config: dict[str, Any] = {}
+    for key in ("description", "hostname", "minCpuPlatform", "keyRevocationActionType", "canIpForward"):
+        if value := getattr(instance, key):
+            config[key] = value
+    for key in ("scheduling", "displayDevice", "shieldedInstanceConfig", "reservationAffinity"):
+        if instance.HasField(key):
+            config[key] = MessageToDict(getattr(instance, key))
+    if instance.serviceAccounts:
+        config["serviceAccounts"] = [MessageToDict(account) for account in instance.serviceAccounts]
+    return config
