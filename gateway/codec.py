@@ -2,8 +2,9 @@
 
 Out: exactly the types of GCE's discovery document (int64 as strings, bytes as base64, no nulls). `orjson` writes what
 an encoder returns; google.protobuf.json_format is about three times slower on lists.
-In: every spelling that clients send (numbers as strings and the other way round, null as absent). An unknown field is
-refused unless its value says nothing (null, false, 0, "", [], {}). A body is bounded in its items before it is parsed.
+In: every spelling that clients send (numbers as strings and the other way round, null as absent). What becomes of each
+field stands in the protos. A field that is refused, absent or unknown is looked over when its value says nothing (null,
+false, 0, "", [], {}, or GCE's own default). A body is bounded in its items before it is parsed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from gstack.kernel.contract import enum_values, is_map, message_of
-from gstack.kernel.errors import ApiError
+from gstack.kernel.contract import COMPUTE, Decision, absent, decision, enum_values, is_map, message_of
+from gstack.kernel.errors import ApiError, unsupported
 
 Encode = Callable[[Any], Any]
 Decode = Callable[[Message, Any, str], None]
@@ -57,6 +58,10 @@ def _same(value: Any) -> Any:
 
 def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
+
+
+def _fingerprint(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).decode()
 
 
 @cache
@@ -98,7 +103,10 @@ def _value_encoder(field: FieldDescriptor) -> Encode:
         return encode_later
     if field.type in _LONG:
         return str
-    return _base64 if field.type == FieldDescriptor.TYPE_BYTES else _same
+    if field.type != FieldDescriptor.TYPE_BYTES:
+        return _same
+    # Google's fingerprints stand in URLs and patterns as they are; its key files are for any decoder.
+    return _fingerprint if field.full_name.startswith(COMPUTE) else _base64
 
 
 def to_json(value: Any, pretty: bool) -> bytes:
@@ -144,12 +152,42 @@ def decoder(descriptor: Descriptor) -> Decode:
                 )
 
     for field in descriptor.fields:
-        fields[field.json_name] = _field_decoder(field)
+        fields[field.json_name] = _decided(decision(field), _field_decoder(field))
+    for name, found in absent(descriptor).items():
+        fields[name] = _decided(found, None)
     return decode
 
 
-def _says_nothing(value: Any) -> bool:
-    return value in (None, False, 0, "", "0") or value in ([], {})
+def _decided(found: Decision, fill: Decode | None) -> Decode:
+    """What the decision makes of a field. fill: of one that the message has."""
+    if found.use in ("OUTPUT", "NOTHING"):
+        return lambda message, value, path: None
+    if found.use == "REFUSED" or fill is None:
+
+        def refuse(message: Message, value: Any, path: str) -> None:
+            if not _says_nothing(value, found.unset):
+                raise unsupported(path, f"not supported here: {found.why}")
+
+        return refuse
+    if not found.unset:
+        return fill
+
+    def fill_or_not(message: Message, value: Any, path: str) -> None:
+        if value not in found.unset:
+            fill(message, value, path)
+
+    return fill_or_not
+
+
+_DEPTH = 32
+
+
+def _says_nothing(value: Any, unset: tuple[str, ...] = (), depth: int = 0) -> bool:
+    """Whether a value of any shape leaves everything as it is; what is deeper than any field of GCE's does not."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth < _DEPTH and all(_says_nothing(item, unset, depth + 1) for item in inner)
+    return value in (None, False, 0, "", "0") or value in unset
 
 
 def _field_decoder(field: FieldDescriptor) -> Decode:
@@ -173,7 +211,8 @@ def _field_decoder(field: FieldDescriptor) -> Decode:
                 raise _bad(path, "a list", value)
             target = getattr(message, name)
             for index, item in enumerate(value):
-                decoder(descriptor)(target.add(), item, f"{path}[{index}]")
+                if item is not None:  # Terraform's way of an empty list
+                    decoder(descriptor)(target.add(), item, f"{path}[{index}]")
 
         def fill_message(message: Message, value: Any, path: str) -> None:
             target = getattr(message, name)

@@ -1,5 +1,5 @@
-"""Generates what follows from the code, for `make docs`: the pages configuration.md and mapping.md of docs/, and the
-settings in the schema of the chart's values."""
+"""Generates what follows from the code, for `make docs`: pages of docs/, and the settings in the schema of the
+chart's values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gstack.kernel.contract import comment, method_id, services
+from gstack.kernel.contract import bodies, comment, leaves, method_id, services
 from gstack.kernel.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,37 @@ def mapping() -> str:
     return "\n".join(lines) + "\n"
 
 
+_USES = {
+    "HONOURED": "honoured",
+    "KEPT": "kept",
+    "OUTPUT": "looked over: the server says it",
+    "NOTHING": "changes nothing",
+    "REFUSED": "refused",
+}
+
+
+def fields() -> str:
+    """What becomes of each field of a request's body."""
+    lines = [
+        "# Fields: what becomes of what a client sends",
+        "",
+        "Generated from the protos; `make docs` writes it anew.",
+        "",
+        "Every field that a body may have in compute v1 is here. *Honoured*: it has its effect, or is refused for its",
+        "value. *Kept*: it has no effect on CloudStack and comes back as it was put in. *Refused*: 400 with the path",
+        "of the field and the reason. What says nothing (null, false, 0, empty texts, lists and objects, also nested,",
+        "and GCE's own default values) is looked over everywhere. A name that GCE does not have either is 400",
+        "`Cannot find field`.",
+    ]
+    for name, (descriptor, methods) in bodies().items():
+        lines += ["", f"## {name}", "", f"Body of {', '.join(f'`{one}`' for one in methods)}.", ""]
+        lines += ["| field | what becomes of it | why | says nothing |", "|---|---|---|---|"]
+        for path, found in leaves(descriptor):
+            unset = ", ".join(f"`{value}`" for value in found.unset)
+            lines.append(f"| `{path}` | {_USES[found.use]} | {found.why} | {unset} |")
+    return "\n".join(lines) + "\n"
+
+
 def chart_schema() -> str:
     """`values.schema.json`, its last definition written anew: which settings `config` may have, and of what kind."""
     known = {}
@@ -108,7 +139,7 @@ def _kind(about: dict[str, Any]) -> dict[str, Any]:
 
 
 VALUES_SCHEMA = ROOT / "deploy" / "helm" / "gstack" / "values.schema.json"
-PAGES = {"configuration.md": configuration, "mapping.md": mapping}
+PAGES = {"configuration.md": configuration, "fields.md": fields, "mapping.md": mapping}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -26,6 +27,15 @@ class HttpRule:
     verb: str
     path: str
     body: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a field of a body: a value of gstack.api.Use by name, why, and values that say nothing."""
+
+    use: str
+    why: str = ""
+    unset: tuple[str, ...] = ()
 
 
 @cache
@@ -78,6 +88,47 @@ def waits(method: MethodDescriptor) -> bool:
 def enum_values(field: FieldDescriptor) -> tuple[str, ...]:
     """Values that a string field accepts; empty when it accepts any."""
     return tuple(field.GetOptions().Extensions[field_pb2.enum])  # type: ignore[index]
+
+
+def decision(field: FieldDescriptor) -> Decision:
+    options = field.GetOptions().Extensions
+    use = field_pb2.Use.Name(options[field_pb2.use])  # type: ignore[index]
+    return Decision(use, options[field_pb2.why], tuple(options[field_pb2.unset]))  # type: ignore[index]
+
+
+def absent(descriptor: Descriptor) -> dict[str, Decision]:
+    """What GCE has and this message has not, by name in JSON."""
+    found: Any = descriptor.GetOptions().Extensions[field_pb2.absent]  # type: ignore[index]
+    return {
+        one.name: Decision(field_pb2.Use.Name(one.use or field_pb2.REFUSED), one.why, tuple(one.unset)) for one in found
+    }
+
+
+def bodies() -> dict[str, tuple[Descriptor, list[str]]]:
+    """Name of a message that is a body -> the message, and the ids of the methods that take it."""
+    found: dict[str, tuple[Descriptor, list[str]]] = {}
+    for service in services():
+        for method in service.methods:
+            if body := http_rule(method).body:
+                descriptor = message_of(method.input_type.fields_by_name[body])
+                found.setdefault(descriptor.name, (descriptor, []))[1].append(method_id(method))
+    return found
+
+
+def leaves(descriptor: Descriptor, path: str = "") -> Iterator[tuple[str, Decision]]:
+    """Path of each leaf of a body, such as `disks[].initializeParams.labels`, and what becomes of it.
+
+    A field that is absent, or that is decided as a whole, is a leaf. No body contains itself.
+    """
+    for field in descriptor.fields:
+        here = f"{path}{field.json_name}{'[]' if field.is_repeated and not is_map(field) else ''}"
+        found = decision(field)
+        if found.use == "UNDECIDED" and field.message_type is not None and not is_map(field):
+            yield from leaves(message_of(field), f"{here}.")
+        else:
+            yield here, found
+    for name, found in absent(descriptor).items():
+        yield f"{path}{name}", found
 
 
 def is_map(field: FieldDescriptor) -> bool:

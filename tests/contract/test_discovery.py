@@ -27,6 +27,8 @@ EXTRA_PARAMETERS = {
 EXTRA_FIELDS = {
     # API version v1beta16, which gcutil can speak: the image of an instance, without boot disk.
     "Instance.image",
+    # Of compute beta and alpha.
+    "AttachedDiskInitializeParams.guestOsFeatures",
 }
 # Methods of v1beta16 that we know by name only.
 EXTRA_METHODS = {"compute.kernels.list", "compute.kernels.get"}

@@ -8,7 +8,7 @@ import pytest
 
 from gstack.cli import main
 from gstack.cli.docs import PAGES, ROOT, VALUES_SCHEMA, chart_schema
-from gstack.kernel.contract import method_id, services
+from gstack.kernel.contract import bodies, leaves, method_id, services
 from gstack.kernel.settings import Settings
 
 README = ROOT / "README.md"
@@ -37,6 +37,13 @@ def test_tables_are_whole(name: str) -> None:
     """A bar or a line end in a text would break its row."""
     rows = [line for line in PAGES[name]().splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+
+
+def test_every_leaf_of_a_body_has_its_line() -> None:
+    page = PAGES["fields.md"]()
+    for name, (descriptor, _) in bodies().items():
+        part = page.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `([^`]+)`", part, re.MULTILINE) == [path for path, _ in leaves(descriptor)]
 
 
 @pytest.mark.skipif(not README.exists(), reason="there is no README yet")
