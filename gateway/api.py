@@ -305,6 +305,8 @@ def error_response(error: ApiError, canonical_status: bool = False) -> Response:
         response.headers["WWW-Authenticate"] = (
             challenge if error.reason == "required" else challenge + ', error="invalid_token"'
         )
+    if error.code == 415:
+        response.headers["Accept-Encoding"] = "gzip, deflate"
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from gateway.api import Api, Request, Response, error_response
+from gateway.compression import inflated
 from gstack.kernel.errors import ApiError
 
 MAX_PARTS = 1000
@@ -34,14 +35,18 @@ _HELPERS_PER_USER = 8
 # A part inherits the outer request's identity, nothing else.
 _INHERITED = ("authorization", "user-agent")
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
-_VISIBLE = re.compile(r"[ -~]*")
+# It goes back as it came, whatever alphabet it is in.
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 @dataclass
 class Part:
+    """refusal: of a part whose body cannot be read."""
+
     content_id: str
     request: Request
+    refusal: ApiError | None = None
 
 
 class _Work:
@@ -68,7 +73,8 @@ class _Work:
             number, part = self._todo.popleft()
         except IndexError:
             return False
-        answer = self._handle(part.request) if self._size < MAX_ANSWERS else error_response(_too_large())
+        refusal = part.refusal or (_too_large() if self._size >= MAX_ANSWERS else None)
+        answer = error_response(refusal) if refusal else self._handle(part.request)
         with self._lock:
             self.answers[number] = answer
             self._size += len(answer.body)
@@ -133,9 +139,10 @@ class Batch:
 
     def handle(self, outer: Request) -> Response:
         try:
-            if len(outer.body) > self._api.settings.max_body:
-                raise ApiError(413, f"Request payload size exceeds the limit: {self._api.settings.max_body} bytes.")
-            parts = split(outer)
+            most = self._api.settings.max_body
+            if len(outer.body) > most:
+                raise ApiError(413, f"Request payload size exceeds the limit: {most} bytes.")
+            parts = split(outer, most)
             work = _Work(self._owner(parts), parts, self._api.handle)
         except ApiError as error:
             return error_response(error)
@@ -162,8 +169,11 @@ class Batch:
         raise refusal
 
 
-def split(outer: Request) -> list[Part]:
-    """Parts of a batch, all of them well-formed. Raises 400."""
+def split(outer: Request, most: int) -> list[Part]:
+    """Parts of a batch, all of them well-formed; their compressed bodies together have at most so many bytes.
+
+    Raises 400 and 413.
+    """
     content_type = outer.headers.get("content-type", "")
     found = _BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/mixed") or found is None:
@@ -182,7 +192,26 @@ def split(outer: Request) -> list[Part]:
         texts.append(text.removeprefix(b"\r").removeprefix(b"\n"))
     if not texts:
         raise _malformed("it has no parts.")
-    return [_read(outer, text) for text in texts]
+    parts = [_read(outer, text) for text in texts]
+    for part in parts:
+        most -= _inflate(part, most)
+    return parts
+
+
+def _inflate(part: Part, most: int) -> int:
+    """Bytes that came out of a compressed body. What is wrong with it is the answer to its part; 413 is raised."""
+    request = part.request
+    encoding = request.headers.pop("content-encoding", "")
+    if not encoding:
+        return 0
+    try:
+        request.body = inflated(request.body, encoding, most, ending=b"\r\n")
+        return len(request.body)
+    except ApiError as error:
+        if error.code == 413:
+            raise
+        part.refusal = error
+        return 0
 
 
 def _malformed(why: str) -> ApiError:
@@ -200,8 +229,8 @@ def _read(outer: Request, text: bytes) -> Part:
     if not kind.startswith("application/http"):
         raise _malformed("a part is not application/http.")
     content_id = headers.get("content-id", "").strip()
-    if len(content_id) > _MAX_CONTENT_ID or not _VISIBLE.fullmatch(content_id):
-        raise _malformed("a Content-ID must be at most 1024 visible characters of ASCII.")
+    if len(content_id) > _MAX_CONTENT_ID or _CONTROL.search(content_id):
+        raise _malformed(f"a Content-ID must be at most {_MAX_CONTENT_ID} bytes without control characters.")
     content = _decoded(headers.get("content-transfer-encoding", "").strip().lower(), content).lstrip(b"\r\n")
     line, _, rest = content.partition(b"\n")
     words = line.rstrip(b"\r").decode("latin-1").split(" ")
@@ -220,7 +249,7 @@ def _read(outer: Request, text: bytes) -> Part:
         path=url.path,
         query=url.query,
         headers=inherited | own,
-        body=body.strip(),
+        body=body if "content-encoding" in own else body.strip(),
         base=outer.base,
         address=outer.address,
         id=f"{outer.id}-{uuid.uuid4().hex[:8]}",
@@ -274,7 +303,7 @@ def _part(boundary: str, content_id: str, answer: Response) -> bytes:
     lines += ["", f"HTTP/1.1 {answer.status} {_phrase(answer.status)}"]
     lines += [f"{name}: {value}" for name, value in answer.headers.items()]
     lines += [f"Content-Length: {len(answer.body)}", "", ""]
-    return "\r\n".join(lines).encode() + answer.body + b"\r\n"
+    return "\r\n".join(lines).encode("latin-1") + answer.body + b"\r\n"
 
 
 def _phrase(status: int) -> str:

@@ -17,9 +17,9 @@ import orjson
 import structlog
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from gateway.api import JSON, Request, Response
+from gateway.api import Request, Response, error_response
 from gstack.auth.v1 import auth_pb2, auth_pb2_grpc
-from gstack.kernel.errors import from_rpc
+from gstack.kernel.errors import ApiError, from_rpc
 from gstack.kernel.settings import Settings, local_address
 
 log = structlog.get_logger()
@@ -116,9 +116,14 @@ def check_form(request: flask.Request, most: int) -> bytes:
 
 
 def too_large() -> Response:
-    """The answer to a body beyond MAX_FORM: RFC 6749, 5.2."""
-    error = {"error": "invalid_request", "error_description": f"The form is larger than {MAX_FORM} bytes."}
-    return Response(413, orjson.dumps(error), {"Content-Type": JSON, "Cache-Control": "no-store"})
+    """The answer to a body beyond MAX_FORM."""
+    return bad_form(ApiError(413, f"The form is larger than {MAX_FORM} bytes."))
+
+
+def bad_form(error: ApiError) -> Response:
+    """The answer to a body that cannot be read: RFC 6749, 5.2."""
+    said = {"error": "invalid_request", "error_description": error.message}
+    return Response(error.code, orjson.dumps(said), error_response(error).headers | {"Cache-Control": "no-store"})
 
 
 def message_of(request: Request, issuer: Issuer) -> auth_pb2.HttpRequest:

@@ -19,9 +19,10 @@ from werkzeug.wrappers import Response as FlaskResponse
 
 from gateway.api import CONTROL, JSON, Api, Request, Response, error_response
 from gateway.batch import Batch
+from gateway.compression import inflate
 from gateway.discovery import Discovery
 from gateway.limits import Room
-from gateway.oauth import ENDPOINTS, MAX_FORM, Issuer, OAuth, check_form, too_large
+from gateway.oauth import ENDPOINTS, MAX_FORM, PATHS, Issuer, OAuth, bad_form, check_form, too_large
 from gateway.pages import MAX_PAGE_FORM, add_pages
 from gateway.routes import COMPUTE, IAM, Router
 from gateway.tokens import Tokens
@@ -139,17 +140,26 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
         return flask.request.url_rule.rule if flask.request.url_rule else "unknown"
 
     @app.before_request
-    def begin() -> None:
+    def begin() -> FlaskResponse | None:
         flask.g.started, flask.g.id, flask.g.held = time.monotonic(), uuid.uuid4().hex, ExitStack()
         flask.g.has_place = False
         if rule() not in _PROBES:
             flask.g.held.enter_context(room.place())
         flask.g.has_place = True
-        if not flask.request.path.startswith(_LARGE):
+        environ, path = flask.request.environ, flask.request.path
+        try:
+            inflate(environ, body_limit(settings, path))
+        except ApiError as error:
+            if path not in PATHS:
+                raise
+            answer = too_large() if error.code == 413 else bad_form(error)
+            return flask.Response(answer.body, answer.status, answer.headers)
+        if not path.startswith(_LARGE):
             check_text()
         if not rule().startswith(_API):
             traceparent = flask.request.headers.get("Traceparent", "")
             flask.g.held.enter_context(tracing.request(rule(), flask.g.id, traceparent))
+        return None
 
     @app.after_request
     def measure(answer: FlaskResponse) -> FlaskResponse:

@@ -26,6 +26,7 @@ _REASONS = {
     409: "alreadyExists",
     412: "conditionNotMet",
     413: "uploadTooLarge",
+    415: "unsupportedMediaType",
     429: "rateLimitExceeded",
     500: "backendError",
     501: "notImplemented",
@@ -40,6 +41,7 @@ _GRPC = {
     404: grpc.StatusCode.NOT_FOUND,
     409: grpc.StatusCode.ALREADY_EXISTS,
     412: grpc.StatusCode.FAILED_PRECONDITION,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     501: grpc.StatusCode.UNIMPLEMENTED,
     # Not UNAVAILABLE: that is for a service that is not there, and channels ask the next one at once. A service that

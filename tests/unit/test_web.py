@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
+import zlib
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import create_environ, run_wsgi_app
 
+from gateway.compression import inflated
 from gateway.web import body_limit, create_app, is_host, is_probe
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
@@ -56,6 +62,78 @@ def test_c1_what_takes_forms_takes_small_ones(client: FlaskClient) -> None:
             assert client.post(path, data=b"a&" * 200, content_type=form).status_code == 400
         assert client.post(path, data=b"a=%00", content_type=form).status_code == 400
         assert client.post(path + "?a=%07", data=b"", content_type=form).status_code == 400
+
+
+API = "/compute/v1/projects/p/zones/z/instances"
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def _posted(client: FlaskClient, path: str, body: bytes, encoding: str) -> tuple[int, Any]:
+    headers = {"Content-Encoding": encoding, **({} if path.startswith("/compute") else FORM)}
+    reply = client.post(path, data=body, headers=headers)
+    if reply.status_code == 415:
+        assert reply.headers["Accept-Encoding"] == "gzip, deflate"
+    return reply.status_code, reply.json
+
+
+@pytest.mark.parametrize("path", [API, "/v1/projects/p/serviceAccounts"])
+def test_compressed_bodies_of_the_apis(client: FlaskClient, path: str) -> None:
+    """Without a token, whole bodies get as far as 401."""
+    good = gzip.compress(b"{}")
+    for body, encoding, status in (
+        (good, "gzip", 401),
+        (good, " GZip ", 401),
+        (good, "x-gzip", 401),
+        (zlib.compress(b"{}"), "deflate", 401),
+        (b"{}", "identity", 401),
+        (b"", "gzip", 401),
+        (gzip.compress(b""), "gzip", 401),
+        (good[:-1], "gzip", 400),
+        (good[:12], "gzip", 400),
+        (good + b"\0", "gzip", 400),
+        (good + good, "gzip", 400),
+        (b"{}", "gzip", 400),
+        (good, "deflate", 400),
+        (good, "br", 415),
+        (good, "gzip, gzip", 415),
+        (gzip.compress(b"x" * (SETTINGS.max_body + 1)), "gzip", 413),
+    ):
+        found, answer = _posted(client, path, body, encoding)
+        assert (found, answer["error"]["code"], status) == (status, status, found), (body[:20], encoding)
+
+
+def test_compressed_forms(client: FlaskClient) -> None:
+    good = gzip.compress(b"grant_type=client_credentials")
+    for body, encoding, status in (
+        # Nobody is there to answer it.
+        (good, "gzip", 503),
+        (good[:-1], "gzip", 400),
+        (good, "br", 415),
+        (gzip.compress(b"a=" + b"x" * 20_000), "gzip", 413),
+        (gzip.compress(b"a=" + b"x" * 2_000_000), "gzip", 413),
+    ):
+        found, answer = _posted(client, "/oauth2/token", body, encoding)
+        assert found == status
+        assert status == 503 or answer["error"] == "invalid_request", answer
+    assert _posted(client, "/login", gzip.compress(b"a=%00"), "gzip")[0] == 400
+    assert _posted(client, "/login", gzip.compress(b"a=" + b"x" * 70_000), "gzip")[0] == 413
+
+
+def test_c1_a_bomb_costs_no_more_than_its_bound() -> None:
+    bomb = gzip.compress(b"\0" * 200_000_000)
+    tracemalloc.start()
+    with pytest.raises(ApiError) as raised:
+        inflated(bomb, "gzip", 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (raised.value.code, peak < 4_000_000) == (413, True)
+    assert inflated(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
+
+
+def test_a_long_query_may_come_compressed(client: FlaskClient) -> None:
+    headers = {"X-HTTP-Method-Override": "GET", "Content-Encoding": "gzip", **FORM}
+    assert client.post(API, data=gzip.compress(b"filter=name+eq+x"), headers=headers).status_code == 401
+    assert client.post(API, data=gzip.compress(b"filter=%00"), headers=headers).status_code == 400
 
 
 def test_bounds_by_path() -> None:
