@@ -1,7 +1,7 @@
 """The table of methods, and what happens around each: scope, deadline, errors.
 
 A method is a function `(scope, request) -> message`, registered with `@rpc("Instances.SetTags")`. A method of the
-protos without a function answers 501 with its name, so that adding an rpc never breaks a build.
+protos without a function answers 400 with its name, so that adding an rpc never breaks a build.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.database import AWAY, unavailable
-from gstack.kernel.errors import ApiError
+from gstack.kernel.errors import ApiError, not_offered
 from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, deadline, guarded
 from gstack.kernel.tracing import REQUEST_ID
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
@@ -81,7 +81,7 @@ def _method(
     if method is None:
 
         def missing(request: Any, context: grpc.ServicerContext) -> Any:
-            raise ApiError(501, f"Method {method_id(descriptor)} is not implemented.", "notImplemented")
+            raise not_offered(method_id(descriptor))
 
         return missing
 

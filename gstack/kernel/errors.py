@@ -151,3 +151,8 @@ def already_exists(resource: str) -> ApiError:
 def unsupported(field: str, why: str) -> ApiError:
     """400 for something that GCE has and a CloudStack zone cannot do."""
     return ApiError(400, f"Invalid value for field '{field}': {why}", "unsupportedOperation", field)
+
+
+def not_offered(method: str) -> ApiError:
+    """400 for a method that GCE has and we do not. No 5xx, which clients repeat."""
+    return ApiError(400, f"Method {method} is not offered here.", "notSupported")
