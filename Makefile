@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint bench bench-rolling bench-soak chaos fuzz protos lock docs clean
+.PHONY: setup run test lint bench bench-rolling bench-soak chaos fuzz protos lock docs methods clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,10 @@ protos: setup
 
 docs: setup
 	$(BIN)/python -m gstack.cli.docs
+
+# Writes what is known of Google's methods anew, from the document in google-api-python-client.
+methods: setup
+	$(BIN)/python -m tests.contract.methods
 
 # Writes the lock files anew; `uv` reads pyproject.toml and knows every platform's hashes.
 lock:

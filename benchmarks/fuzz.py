@@ -4,8 +4,8 @@
 
 Methods, paths, queries and bodies come from the document: plausible ones and broken ones, alone and in batches, and
 forms for the OAuth endpoints. It starts a gstack with a simulated CloudStack on free ports of this machine, sends so
-many requests, and prints how they were answered. The exit status is 1 if one had a 5xx or no answer; 501, for a method
-that is not there, is none. A request is made from the seed and its number, so that it can be made again.
+many requests, and prints how they were answered. The exit status is 1 if one had a 5xx or no answer. A request is made
+from the seed and its number, so that it can be made again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 import requests
 
+from gstack.kernel.contract import method_id, services
 from tests.clients.conftest import Stack, run_stack
 
 # What tends to break things, as text.
@@ -113,7 +114,10 @@ class Maker:
         self._schemas = document["schemas"]
         self._base = document["basePath"]
         self._seed = seed
-        self._methods = [one for part in document["resources"].values() for one in part["methods"].values()]
+        ours = {method_id(method) for service in services() for method in service.methods}
+        found = [one for part in document["resources"].values() for one in part["methods"].values()]
+        # Of those that are only refused by name a few will do.
+        self._methods = [one for number, one in enumerate(found) if one["id"] in ours or number % 50 == 0]
 
     def make(self, number: int) -> Question:
         dice = random.Random(f"{self._seed}/{number}")
@@ -253,8 +257,8 @@ def run(stack: Stack, count: int, seed: int, threads: int, tell: Callable[[str],
             # As it is: the library would mend it.
             prepared.url = stack.url + question.url
             reply = local.http.send(prepared, timeout=180, allow_redirects=False)
-            seen, text = f"{reply.status_code // 100}xx" if reply.status_code != 501 else "501", reply.text
-            if question.kind == "batch" and "\r\nHTTP/1.1 50" in text.replace("HTTP/1.1 501", ""):
+            seen, text = f"{reply.status_code // 100}xx", reply.text
+            if question.kind == "batch" and "\r\nHTTP/1.1 50" in text:
                 seen = "5xx"
         except requests.RequestException as error:
             text = repr(error)
@@ -274,7 +278,7 @@ def run(stack: Stack, count: int, seed: int, threads: int, tell: Callable[[str],
 
 
 def table(outcome: Outcome) -> str:
-    columns = ("2xx", "3xx", "4xx", "501", "5xx", "none")
+    columns = ("2xx", "3xx", "4xx", "5xx", "none")
     groups: Counter[tuple[str, str]] = Counter()
     for (kind, seen), number in outcome.answers.items():
         groups[kind.split(".")[1] if "." in kind else kind, seen] += number

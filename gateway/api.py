@@ -1,14 +1,15 @@
 """The life of a request, as one ordered list of steps. Batch parts go through the same steps.
 
     normalize     method override, version and path
-    find_route    404, 405, 501
+    find_route    404, 405
     authenticate  bearer token to principal: 401, 403, 503
     admit         429 for a user with too many requests in hand
     decode        path + query + JSON to a request message, `fields` to a mask: 400, 413
     call          one gRPC call to a translator
     encode        reply message, `fields` mask, JSON
 
-One pass; a step that raises ApiError ends it, and `handle` makes Google's envelope of it.
+One pass; a step that raises ApiError ends it, and `handle` makes Google's envelope of it. A method of Google's that is
+not ours makes no call, and its answer is what there is to say about it (see others.py).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from google.protobuf.message import Message
 from gateway import codec, fields
 from gateway.fields import Mask
 from gateway.limits import Users
+from gateway.others import Other
 from gateway.routes import IAM, Route, Router
 from gateway.tokens import Principal, Tokens
 from gstack.kernel import metrics, rpc, tracing
@@ -73,7 +75,7 @@ class Request:
     # What the steps find out, in their order.
     parameters: list[tuple[str, str]] = field(default_factory=list)
     version: str = "v1"
-    route: Route | None = None
+    route: Route | Other | None = None
     path_parameters: dict[str, str] = field(default_factory=dict)
     principal: Principal | None = None
     admitted: bool = False
@@ -118,7 +120,7 @@ class Api:
             try:
                 for step in self.steps:
                     step(request)
-                response = self.encode(request)
+                response = self.encode(request) if isinstance(request.route, Route) else self.say(request)
             except ApiError as error:
                 response = self.refuse(error)
             except Exception:
@@ -130,7 +132,8 @@ class Api:
             if request.route is not None and request.route.mutates:
                 self.audit(request, response)
             seconds = time.monotonic() - started
-            method = request.route.id if request.route else "unknown"
+            # Google has a thousand methods, and each would be a series of its own.
+            method = request.route.id if isinstance(request.route, Route) else "unknown"
             metrics.HTTP_SECONDS.labels(method, str(response.status)).observe(seconds)
             tracing.note(method, status=response.status)
             log.info(
@@ -185,7 +188,8 @@ class Api:
     def authenticate(self, request: Request) -> None:
         authorization = request.headers.get("authorization", "")
         request.principal = self.tokens.principal(authorization, request.base, request.address)
-        request.principal.check_scope(self.router.surface.scopes, _route(request).mutates)
+        assert request.route is not None
+        request.principal.check_scope(self.router.surface.scopes, request.route.mutates)
 
     def admit(self, request: Request) -> None:
         assert request.principal is not None
@@ -193,17 +197,19 @@ class Api:
         request.admitted = True
 
     def decode(self, request: Request) -> None:
-        route = _route(request)
         if len(request.body) > self.settings.max_body:
             raise ApiError(413, f"Request payload size exceeds the limit: {self.settings.max_body} bytes.")
         alt = request.parameter("alt", "json")
         if alt not in ("json", "json;enum-encoding=int"):
             raise ApiError(400, f"Invalid value for field 'alt': '{alt[:20]}'.", "invalidParameter", "alt")
         request.mask = fields.parse(request.parameter("fields"))
-        request.message = route.decode(request.path_parameters, request.parameters, request.body)
+        if isinstance(request.route, Route):
+            request.message = request.route.decode(request.path_parameters, request.parameters, request.body)
 
     def call(self, request: Request) -> None:
         assert request.principal is not None
+        if isinstance(request.route, Other):
+            return
         if not _route(request).waits:
             self.ask(request)
             return
@@ -226,10 +232,16 @@ class Api:
         except grpc.RpcError as failure:
             raise from_rpc(failure) from None
 
+    def say(self, request: Request) -> Response:
+        """What there is of a method that is not ours. Raises 400 and 404."""
+        assert isinstance(request.route, Other)
+        value = request.route.answer(request.path_parameters["path"], self.link_base(request))
+        return Response(200, codec.to_json(_masked(request, value), _is_pretty(request)))
+
     def encode(self, request: Request) -> Response:
         """The same reply is encoded once: the cache knows encoded answers by what they were made from."""
         route = _route(request)
-        pretty = request.parameter("prettyPrint", "true").lower() not in ("false", "0")
+        pretty = _is_pretty(request)
         # All keys are of one size, whatever clients make up.
         selected = hash(request.parameter("fields"))
         key = (route.id, hash(request.reply), len(request.reply), selected, pretty)
@@ -238,7 +250,7 @@ class Api:
         metrics.CACHE.labels("encoded", "miss" if body is None else "hit").inc()
         if body is None:
             value = route.encode(route.reply.FromString(request.reply))
-            body = codec.to_json(fields.apply(request.mask, value) if request.mask else value, pretty)
+            body = codec.to_json(_masked(request, value), pretty)
             if len(body) <= self.settings.reply_cache_bytes // 8:
                 with self._lock:
                     self._encoded[key] = body
@@ -264,10 +276,11 @@ class Api:
     def audit(self, request: Request, response: Response) -> None:
         """Who changed what, from where, with which result; `operation` leads to the rest of the story."""
         operation = ""
+        assert request.route is not None
         if request.reply and _route(request).reply.DESCRIPTOR.name == "Operation":
             operation = _route(request).reply.FromString(request.reply).name  # type: ignore[attr-defined]
         audit(
-            _route(request).id,
+            request.route.id,
             subject=request.principal.subject if request.principal else "",
             resource=request.path,
             remote_address=request.address,
@@ -289,8 +302,16 @@ class Api:
 
 
 def _route(request: Request) -> Route:
-    assert request.route is not None
+    assert isinstance(request.route, Route)
     return request.route
+
+
+def _is_pretty(request: Request) -> bool:
+    return request.parameter("prettyPrint", "true").lower() not in ("false", "0")
+
+
+def _masked(request: Request, value: dict[str, Any]) -> Any:
+    return fields.apply(request.mask, value) if request.mask else value
 
 
 def is_gcutil(user_agent: str) -> bool:

@@ -2,17 +2,23 @@
 
 Paths stand below `compute/{version}/projects/` as in Google's documents of gcutil's time; today's clients read both
 forms. There are no `pattern`s, because zone and image names of a cloud may be wider than Google's.
+
+Methods of Google's that we do not serve are there too, so that clients have them to call and are told by name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+import threading
 from functools import cached_property
 from typing import Any
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from gateway import others
+from gateway.others import Other
 from gateway.routes import COMPUTE, Route, Router
 from gstack.kernel.contract import comment, enum_values, http_rule, is_map, message_of
 
@@ -31,9 +37,18 @@ _SCOPES = {
     "https://www.googleapis.com/auth/compute": "View and manage your compute resources",
     "https://www.googleapis.com/auth/compute.readonly": "View your compute resources",
 }
-# Collections that gcutil looks for in the document before anything else, and that are not offered yet.
-_EXPECTED = {"snapshots": ("list", "get"), "kernels": ("list", "get")}
-_REVISION = "20261123"
+# What methods that are not ours take and give, where it is nothing of ours.
+_ANY = "NotOffered"
+_TYPES_OF_PARAMETERS = {
+    "string": {"type": "string"},
+    "boolean": {"type": "boolean"},
+    "float": {"type": "number", "format": "float"},
+    "int32": {"type": "integer", "format": "int32"},
+    "uint32": {"type": "integer", "format": "uint32"},
+    "int64": {"type": "string", "format": "int64"},
+    "google-fieldmask": {"type": "string", "format": "google-fieldmask"},
+}
+_REVISION = "20261125"
 
 
 # Where scheme and host of the client come to stand.
@@ -44,14 +59,16 @@ class Discovery:
     def __init__(self, router: Router):
         self._router = router
         self._documents: dict[str, tuple[bytes, str]] = {}
+        self._lock = threading.Lock()
 
     def document(self, version: str, root: str) -> tuple[bytes, str] | None:
         """(JSON, ETag) of a version for clients that use this scheme and host; None for an unknown version."""
         if version not in COMPUTE.versions:
             return None
-        if version not in self._documents:
-            made = orjson.dumps(self._build(version, _ROOT), option=orjson.OPT_INDENT_2)
-            self._documents[version] = (made, hashlib.sha256(made).hexdigest())
+        with self._lock:
+            if version not in self._documents:
+                made = orjson.dumps(self._build(version, _ROOT))
+                self._documents[version] = (made, hashlib.sha256(made).hexdigest())
         # Hosts are told by clients: what is kept must not depend on them.
         body, digest = self._documents[version]
         etag = hashlib.sha256(f"{digest} {root}".encode()).hexdigest()[:32]
@@ -127,6 +144,12 @@ class Discovery:
                 visit(route.reply.DESCRIPTOR)
             if route.body:
                 visit(message_of(route.descriptor.input_type.fields_by_name[route.body]))
+        found[_ANY] = {
+            "id": _ANY,
+            "type": "object",
+            "description": "What a method that is not offered would take or give.",
+            "properties": {},
+        }
         return dict(sorted(found.items()))
 
     def _resources(self, version: str) -> dict[str, Any]:
@@ -134,9 +157,10 @@ class Discovery:
         for route in self._router.routes:
             _, collection, name = route.id.split(".")
             found.setdefault(collection, {"methods": {}})["methods"][name] = _method(route)
-        for collection, names in _EXPECTED.items():
-            if collection not in found and (collection != "kernels" or version == "v1beta16"):
-                found[collection] = {"methods": {name: _absent_method(collection, name) for name in names}}
+        for other in others.read(COMPUTE.other_methods):
+            if other.collection != "kernels" or version == "v1beta16":
+                methods = found.setdefault(other.collection, {"methods": {}})["methods"]
+                methods.setdefault(other.id.rpartition(".")[2], _other_method(other, self._schemas))
         return dict(sorted(found.items()))
 
 
@@ -203,20 +227,24 @@ def _method(route: Route) -> dict[str, Any]:
     return found
 
 
-def _absent_method(collection: str, name: str) -> dict[str, Any]:
-    one = collection.removesuffix("s")
-    in_path = ["project"] if name == "list" else ["project", one]
+def _other_method(other: Other, schemas: dict[str, Any]) -> dict[str, Any]:
     parameters: dict[str, dict[str, Any]] = {
-        part: {"type": "string", "location": "path", "required": True} for part in in_path
+        name: {"type": "string", "location": "path", "required": True} for name in other.path_parameters
     }
-    if name == "list":
-        parameters |= {part: {"type": "string", "location": "query"} for part in ("filter", "maxResults", "pageToken")}
-    return {
-        "id": f"compute.{collection}.{name}",
-        "path": f"{{project}}/global/{collection}" + ("" if name == "list" else f"/{{{one}}}"),
-        "httpMethod": "GET",
-        "description": "Not offered; answers 501.",
+    query = other.query_parameters()
+    for one in query:
+        about = {**_TYPES_OF_PARAMETERS[one.kind], "location": "query"}
+        parameters[one.name] = about | {key: True for key in ("required", "repeated") if getattr(one, key)}
+    path = re.sub(r"\{(\w+)=[^}]+\}", r"{+\1}", other.path)
+    found: dict[str, Any] = {
+        "id": other.id,
+        "path": path.removeprefix("projects/"),
+        "httpMethod": other.verb,
+        "description": "There are none of these here." if other.is_absent else "Not offered here.",
         "parameters": parameters,
-        "parameterOrder": in_path,
-        "scopes": list(_SCOPES),
+        "parameterOrder": [*other.path_parameters, *(one.name for one in query if one.required)],
     }
+    for key, name in (("request", other.body), ("response", other.reply)):
+        if name:
+            found[key] = {"$ref": name if name in schemas else _ANY}
+    return found

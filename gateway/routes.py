@@ -1,8 +1,7 @@
-"""Paths to methods, compiled from the protos; and the rest of Google's methods, known by name only.
+"""Paths to methods, compiled from the protos; and the rest of Google's methods (see others.py).
 
-`gce_methods.txt` and `iam_methods.txt` list verb, path and id of every method of compute v1 and of IAM's service
-accounts (from their discovery documents): what is there and not in our protos is 501 with its name, what is in neither
-is 404.
+`gce_methods.txt` and `iam_methods.txt` list every method of compute v1 and of IAM's service accounts (from their
+discovery documents): what is there and not in our protos is refused by name, what is in neither is 404.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,7 +16,8 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from gateway import codec, tokens
+from gateway import codec, others, tokens
+from gateway.others import Other
 from gstack.kernel import contract
 from gstack.kernel.contract import http_rule, method_id, waits
 from gstack.kernel.errors import ApiError
@@ -106,8 +105,8 @@ class Route:
 class _Node:
     literals: dict[str, _Node] = field(default_factory=dict)
     parameter: _Node | None = None
-    # verb -> (names of the path parameters, route or the id of a method we do not have)
-    methods: dict[str, tuple[tuple[str, ...], Route | str]] = field(default_factory=dict)
+    # verb -> (names of the path parameters, method)
+    methods: dict[str, tuple[tuple[str, ...], Route | Other]] = field(default_factory=dict)
 
 
 class Router:
@@ -121,9 +120,8 @@ class Router:
         for service in contract.services(surface.package):
             for method in service.methods:
                 self._add_method(service.full_name, method)
-        for line in resources.files("gateway").joinpath(surface.other_methods).read_text().splitlines():
-            verb, path, identity = line.split()
-            self._add(verb, path, identity)
+        for other in others.read(surface.other_methods):
+            self._add(other.verb, other.segments, other)
 
     def _add_method(self, service: str, method: MethodDescriptor) -> None:
         rule = http_rule(method)
@@ -147,7 +145,7 @@ class Router:
         self.routes.append(route)
         self._add(rule.verb, rule.path.removeprefix(f"/{self.surface.prefix}{self.surface.versions[0]}/"), route)
 
-    def _add(self, verb: str, path: str, target: Route | str) -> None:
+    def _add(self, verb: str, path: str, target: Route | Other) -> None:
         node, names = self._root, []
         path, colon, custom = path.partition(":")
         if colon:
@@ -162,26 +160,34 @@ class Router:
                 node = node.literals.setdefault(segment, _Node())
         node.methods.setdefault(verb, (tuple(names), target))
 
-    def find(self, verb: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route for `projects/p/zones/z/...` and its path parameters, decoded. Raises 404, 405 or 501.
+    def find(self, verb: str, path: str) -> tuple[Route | Other, dict[str, str]]:
+        """The method for `projects/p/zones/z/...` and its path parameters, decoded. Raises 404 or 405.
 
         Double and trailing slashes are looked over. A name that is still escaped is decoded once more, because gcloud
-        escapes the last segment of a link twice.
+        escapes the last segment of a link twice. `projects` may be left out, and stand before `locations`: paths of the
+        discovery document are below it, and clients put them behind whatever they were told is the base. Of a method
+        that is not ours the only parameter is `path`.
         """
         segments = [segment for segment in path.split("/") if segment]
         if segments and self._verbs:
             last, colon, custom = segments[-1].rpartition(":")
             if colon and custom in self._verbs:
                 segments[-1:] = [last, f":{custom}"]
+        given = segments
+        if self.surface is COMPUTE and segments:
+            if segments[0] not in self._root.literals:
+                segments = ["projects", *segments]
+            elif segments[:2] == ["projects", "locations"]:
+                segments = segments[1:]
         found = _walk(self._root, segments, 0, [])
-        if found is None:
+        if found is None or (segments is not given and verb not in found[0].methods):
             raise ApiError(404, f"The requested URL /{path.lstrip('/')} was not found on this server.", "notFound")
         node, values = found
         if verb not in node.methods:
             raise ApiError(405, f"The request method {verb} is inappropriate for the URL.", "httpMethodNotAllowed")
         names, target = node.methods[verb]
-        if isinstance(target, str):
-            raise ApiError(501, f"Method {target} is not implemented.", "notImplemented")
+        if isinstance(target, Other):
+            return target, {"path": unquote("/".join(segments))}
         decoded = (unquote(unquote(value)) if "%" in value else value for value in values)
         return target, dict(zip(names, decoded, strict=True))
 

@@ -195,7 +195,9 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
         return outgoing(Response(200, discovery.directory(base())))
 
     @app.get("/discovery/v1/apis/compute/<version>/rest")
-    def document(version: str) -> FlaskResponse:
+    @app.get("/$discovery/rest")
+    def document(version: str = "") -> FlaskResponse:
+        version = version or flask.request.args.get("version", "v1")
         found = discovery.document(version, base())
         if found is None:
             return outgoing(error_response(ApiError(404, "Requested entity was not found.", "notFound")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def configuration() -> str:
 
 def mapping() -> str:
     """The coverage table: each method, the CloudStack calls behind it, what differs from GCE."""
+    from gateway.others import absent_collections
     from translator_service import resources
     from translator_service.rpc import METHODS
 
@@ -50,7 +52,9 @@ def mapping() -> str:
         "# Mapping: GCE methods and CloudStack calls",
         "",
         "Generated from the protos and `translator_service/resources/`; `make docs` writes it anew.",
-        "Every other method of compute v1 answers 501 with its name.",
+        "Every other method of compute v1 is 400 with its name. A CloudStack can have nothing of these collections, so",
+        "their lists are empty:",
+        *textwrap.wrap(", ".join(f"`{one}`" for one in sorted(absent_collections())) + ".", 118),
         "",
         "| GCE method | what it does | CloudStack calls | differences from GCE |",
         "|---|---|---|---|",
@@ -59,7 +63,7 @@ def mapping() -> str:
         for descriptor in service.methods:
             method = METHODS.get(f"{service.name}.{descriptor.name}")
             name = method_id(descriptor).removeprefix("compute.")
-            calls = ", ".join(f"`{call}`" for call in method.calls) if method else "not implemented"
+            calls = ", ".join(f"`{call}`" for call in method.calls) if method else "not offered"
             lines.append(f"| `{name}` | {comment(descriptor)} | {calls} | {method.differences if method else ''} |")
     return "\n".join(lines) + "\n"
 

@@ -247,5 +247,5 @@ def test_what_it_cannot_do_yet(gcutil: Gcutil) -> None:
         ("POST", "/zones/ch-gv2/instances/x/attachDisk?alt=json", {"source": "x"}),
     ):
         reply = gcutil.send(method, path, payload)
-        assert reply.status_code == 501
+        assert reply.status_code == 400
         assert isinstance(reply.json()["error"]["message"], str)

@@ -17,6 +17,7 @@ from googleapiclient import discovery
 from googleapiclient.errors import HttpError
 from googleapiclient.http import HttpRequest
 
+from gstack.kernel.contract import method_id, services
 from tests.clients.conftest import API_KEY, PROJECT, SECRET_KEY, Stack
 from tests.clients.sequences import ISOLATED, KINDS_OF_ZONE, check_schema, cloud, google_methods, machine
 
@@ -261,15 +262,7 @@ def reserved(client: Client, stack: Stack) -> None:
     assert failure(lambda: client.ask("addresses", "get", **where)).status_code == 404
 
 
-def our_methods(stack: Stack) -> set[str]:
-    """The methods of the document we serve, without those that are there for gcutil to find and then answer 501."""
-    document = stack.call("GET", f"{stack.url}/discovery/v1/apis/compute/v1/rest").json()
-    return {
-        method["id"]
-        for name, resource in document["resources"].items()
-        if name not in ("snapshots", "kernels")
-        for method in resource["methods"].values()
-    }
+OUR_METHODS = {method_id(method) for service in services() for method in service.methods}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -287,7 +280,7 @@ def test_every_method_of_the_contract_is_answered(stack: Stack, clients: dict[st
     missing = failure(lambda: client.ask("acceleratorTypes", "get", zone="ch-gv2", acceleratorType="gpu"))
     assert (missing.status_code, missing.error_details[0]["reason"]) == (404, "notFound")
     # There are no accelerators to get, so that this one can only be refused.
-    assert our_methods(stack) - client.answered.methods == {"compute.acceleratorTypes.get"}
+    assert OUR_METHODS - client.answered.methods == {"compute.acceleratorTypes.get"}
 
 
 # Pages, batches, errors
@@ -354,7 +347,32 @@ def test_errors(clients: dict[str, Client], way: str) -> None:
     assert other is None or other.status_code == 404
 
 
-def test_what_is_not_offered_is_501_by_name(clients: dict[str, Client]) -> None:
+@pytest.mark.parametrize("end", ["compute/v1/", "compute/v1", "compute/v1/projects/", "compute/beta/"])
+@pytest.mark.parametrize("path", ["discovery/v1/apis/{api}/{apiVersion}/rest", "$discovery/rest?version={apiVersion}"])
+def test_an_endpoint_besides_the_document(stack: Stack, path: str, end: str) -> None:
+    """`api_endpoint` is the base of the document's paths, whichever of both bases somebody means."""
+    api = discovery.build(
+        "compute",
+        "v1",
+        credentials=Credentials(stack.token()),  # type: ignore[no-untyped-call]
+        cache_discovery=False,
+        discoveryServiceUrl=f"{stack.url}/{path}",
+        client_options={"api_endpoint": f"{stack.url}/{end}"},
+    )
+    assert [zone["name"] for zone in api.zones().list(project=PROJECT).execute()["items"]]
+    assert api.projects().get(project=PROJECT).execute()["name"] == PROJECT
+    operations = api.globalOperations().list(project=PROJECT, filter="name eq x").execute()
+    assert operations["kind"] == "compute#operationList"
+    nothing = api.interconnects().list(project=PROJECT).execute()
+    assert (nothing["kind"], nothing["items"]) == ("compute#interconnectList", [])
+    for call in (
+        api.snapshots().insert(project=PROJECT, body={"name": "x"}),
+        api.firewallPolicies().list(parentId="folders/1"),
+    ):
+        assert failure(call.execute).error_details[0]["reason"] == "notSupported"
+
+
+def test_what_is_not_offered_says_so_by_name(clients: dict[str, Client]) -> None:
     """Google's own document knows all methods: each one that is not ours says so."""
     api = clients["static"].api
     for call, name in (
@@ -364,5 +382,5 @@ def test_what_is_not_offered_is_501_by_name(clients: dict[str, Client]) -> None:
         (api.backendServices().aggregatedList(project=PROJECT), "compute.backendServices.aggregatedList"),
     ):
         error = failure(call.execute)
-        assert (error.status_code, error.error_details[0]["reason"]) == (501, "notImplemented")
+        assert (error.status_code, error.error_details[0]["reason"]) == (400, "notSupported")
         assert name in error.reason

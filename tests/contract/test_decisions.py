@@ -14,7 +14,8 @@ from gateway import codec
 from gstack.api import field_pb2
 from gstack.kernel.contract import absent, bodies, decision, is_map, leaves, message_of
 from gstack.kernel.errors import ApiError
-from tests.contract.test_discovery import EXTRA_FIELDS, METHODS, google, googles_methods
+from tests.contract.documents import google, googles_methods
+from tests.contract.test_discovery import EXTRA_FIELDS, METHODS
 
 BODIES = bodies()
 USES = set(field_pb2.Use.keys()) - {"UNDECIDED"}

@@ -117,7 +117,7 @@ def use(stack: Stack) -> None:
     for _ in range(3):
         assert stack.call("GET", "/zones/ch-gv2/instances", token=token).status_code == 200
     assert stack.call("GET", "/zones/nowhere", token=token).status_code == 404
-    assert stack.call("GET", "/global/backendBuckets", token=token).status_code == 501
+    assert stack.call("GET", "/global/backendBuckets", token=token).status_code == 400
     assert requests.get(f"{stack.url}/healthz", timeout=10).status_code == 200
     accounts = f"{stack.url}/v1/projects/demo/serviceAccounts"
     assert requests.get(accounts, headers=bearer, timeout=10).status_code == 200

@@ -14,7 +14,7 @@ from gateway.discovery import Discovery
 from gateway.routes import COMPUTE, Router
 from gateway.tokens import Principal
 from gstack.compute.v1.instances_pb2 import Instance, InstanceList
-from gstack.kernel import tracing
+from gstack.kernel import metrics, tracing
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
@@ -140,27 +140,112 @@ def refused(verb: str, path: str) -> ApiError:
     ("verb", "path", "name"),
     [
         ("GET", "projects/p/global/snapshots", "compute.snapshots.list"),
-        ("POST", "projects/p/zones/z/instances/i/setShieldedInstanceIntegrityPolicy", None),
         ("GET", "projects/p/zones/z/instanceGroupManagers/m", "compute.instanceGroupManagers.get"),
         (
             "POST",
             "projects/p/zones/z/instances/i/simulateMaintenanceEvent",
             "compute.instances.simulateMaintenanceEvent",
         ),
+        ("POST", "projects/p/global/interconnects", "compute.interconnects.insert"),
+        ("DELETE", "projects/p/zones/z/nodeGroups/n", "compute.nodeGroups.delete"),
+        ("GET", "projects/p/global/securityPolicies/listPreconfiguredExpressionSets",
+         "compute.securityPolicies.listPreconfiguredExpressionSets"),
+        ("GET", "locations/global/firewallPolicies", "compute.firewallPolicies.list"),
+    ],
+)  # fmt: skip
+def test_a_method_that_only_google_has_is_400_by_name(
+    api: Api, translator: Translator, verb: str, path: str, name: str
+) -> None:
+    response = api.handle(request(verb, f"/compute/v1/{path}", body=b"{}"))
+    error = json.loads(response.body)["error"]
+    assert (response.status, error["code"], error["errors"][0]["reason"]) == (400, 400, "notSupported")
+    assert error["message"] == f"Method {name} is not offered here."
+    assert api.handle(request(verb, f"/compute/v1/{path}", authorization="")).status == 401
+    assert not translator.calls
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("projects/p/global/interconnects", "interconnectList"),
+        ("projects/p/regions/r/interconnectAttachments", "interconnectAttachmentList"),
+        ("projects/p/aggregated/interconnectAttachments", "interconnectAttachmentAggregatedList"),
+        ("projects/p/regions/r/commitments", "commitmentList"),
+        ("projects/p/aggregated/commitments", "commitmentAggregatedList"),
+        ("projects/p/zones/z/nodeGroups", "nodeGroupList"),
+        ("projects/p/aggregated/nodeTypes", "nodeTypeAggregatedList"),
+        ("projects/p/global/securityPolicies", "securityPolicyList"),
+        ("projects/p/zones/z/reservations", "reservationList"),
+        ("projects/p/global/kernels", "kernelList"),
     ],
 )
-def test_a_method_that_only_google_has_is_501_by_name(verb: str, path: str, name: str | None) -> None:
-    error = refused(verb, path)
-    if name is None:
-        assert error.code in (404, 405)
-        return
-    assert (error.code, error.reason) == (501, "notImplemented")
-    assert error.message == f"Method {name} is not implemented."
+def test_what_a_cloud_cannot_have_is_an_empty_list(api: Api, translator: Translator, path: str, kind: str) -> None:
+    for version in ("v1", "v1beta16"):
+        response = api.handle(request("GET", f"/compute/{version}/{path}", "maxResults=500&filter=name+eq+x"))
+        assert (response.status, json.loads(response.body)) == (
+            200,
+            {
+                "kind": f"compute#{kind}",
+                "id": path,
+                "items": {} if "/aggregated/" in path else [],
+                "selfLink": f"https://www.googleapis.com/compute/{version}/{path}",
+            },
+        )
+    masked = api.handle(request("GET", f"/compute/v1/{path}", "fields=kind&prettyPrint=false"))
+    assert masked.body == f'{{"kind":"compute#{kind}"}}\n'.encode()
+    assert api.handle(request("GET", f"/compute/v1/{path}", authorization="")).status == 401
+    assert api.handle(request("PUT", f"/compute/v1/{path}")).status == 405
+    assert not translator.calls
 
 
 @pytest.mark.parametrize(
     "path",
-    ["", "projects", "nosuch", "projects/p/nosuch", "projects/p/zones/z/nosuch/x", "projects/p/zones/z/instances/i/j"],
+    [
+        "projects/p/global/interconnects/i",
+        "projects/p/regions/r/nodeTemplates/n%20x/getIamPolicy",
+        "projects/p/global/securityPolicies/s/getRule",
+        "projects/p/zones/z/reservations/r/reservationBlocks",
+        "projects/p/zones/z/reservations/r/reservationBlocks/b/reservationSubBlocks/s",
+        "projects/p/global/kernels/k",
+    ],
+)
+def test_what_a_cloud_cannot_have_is_not_found(api: Api, path: str) -> None:
+    response = api.handle(request("GET", f"/compute/v1/{path}"))
+    error = json.loads(response.body)["error"]
+    shown = path.replace("%20", " ")
+    assert (response.status, error["errors"][0]["reason"]) == (404, "notFound")
+    assert error["message"] == f"The resource '{shown}' was not found"
+
+
+def test_methods_that_are_not_ours_are_one_series(api: Api) -> None:
+    for name in ("snapshots", "backendServices", "interconnects", "urlMaps"):
+        api.handle(request("GET", f"/compute/v1/projects/p/global/{name}"))
+    series = {sample.labels["method"] for family in metrics.HTTP_SECONDS.collect() for sample in family.samples}
+    assert not [name for name in series if name.rpartition(".")[0] in ("compute.snapshots", "compute.interconnects")]
+
+
+def test_projects_may_be_left_out(api: Api, translator: Translator) -> None:
+    """`api_endpoint` of a client that has our discovery document is the base of its paths."""
+    for path in ("p/zones/z/instances", "p", "p/global/interconnects", "example.org:ian/zones", "projects/p/zones"):
+        assert api.handle(request("GET", f"/compute/v1/{path}")).status == 200, path
+    assert [name.rpartition("/")[0].rpartition(".")[2] for name, _, _ in translator.calls] == [
+        "Instances", "Projects", "Zones", "Zones",
+    ]  # fmt: skip
+    for verb, path in (("POST", "nosuch"), ("GET", "p/nosuch"), ("GET", "locations/nosuch")):
+        assert refused(verb, path).code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "projects",
+        "locations",
+        "p/nosuch",
+        "projects/p/nosuch",
+        "projects/p/zones/z/nosuch/x",
+        "projects/p/zones/z/instances/i/j",
+    ],
 )
 def test_a_path_that_google_does_not_have_is_404(path: str) -> None:
     assert (refused("GET", path).code, refused("GET", path).reason) == (404, "notFound")
@@ -333,7 +418,7 @@ def test_a_small_cache_is_no_fault(translator: Translator, size: int) -> None:
         (request("POST", LIST_PATH, body=b"{" + b" " * 2000 + b"}"), 413, "uploadTooLarge"),
         (request("POST", LIST_PATH, body=b"{"), 400, "parseError"),
         (request("POST", LIST_PATH, x_http_method_override="BREW"), 400, "invalid"),
-        (request("GET", "/compute/v1/projects/p/global/snapshots"), 501, "notImplemented"),
+        (request("GET", "/compute/v1/projects/p/global/snapshots"), 400, "notSupported"),
     ],
 )
 def test_refusals(api: Api, incoming: Request, status: int, reason: str) -> None:
