@@ -15,7 +15,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from auth_service.store import AuthStore, ServiceKey
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.service_account_keys import ServiceKey
 
 _ALGORITHMS = ["RS256"]
 _LIFE_SECONDS = 3600
@@ -77,7 +78,7 @@ class Assertions:
         if once:
             jti = found.claims.get("jti")
             name, again = (f"jti {found.key.id} {jti}", 0.0) if jti else (text, _RETRY_SECONDS)
-            if not self._store.first_use(name, float(found.claims["exp"]) + _SKEW_SECONDS, again):
+            if not self._store.service_account_keys.first_use(name, float(found.claims["exp"]) + _SKEW_SECONDS, again):
                 raise InvalidAssertion("Invalid JWT: it was used before.")
         return found
 
@@ -103,11 +104,11 @@ class Assertions:
             if header.get("alg") not in _ALGORITHMS:
                 raise InvalidAssertion("Invalid JWT: it must be signed with RS256.")
             if key_id := header.get("kid"):
-                candidates = self._store.service_keys(key=str(key_id))
+                candidates = self._store.service_account_keys.find(key=str(key_id))
             else:
                 # libcloud names no key: whichever of the issuer's signed it.
                 untrusted = jwt.decode(text, options={"verify_signature": False})
-                candidates = self._store.service_keys(email=str(untrusted.get("iss", "")))
+                candidates = self._store.service_account_keys.find(email=str(untrusted.get("iss", "")))
         except (jwt.InvalidTokenError, RecursionError):
             raise InvalidAssertion("Invalid JWT: it must have three parts of base64url.") from None
         for key in candidates:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from auth_service.store import Credential, digest
+from auth_service.store.base import digest
+from auth_service.store.credentials import Credential
 
 # Redirects that only show the code: gcutil's, and the pages of gcloud for a browser on another machine.
 SHOWN_CODE = (

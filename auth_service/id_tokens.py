@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import RSAAlgorithm
 
-from auth_service.store import AuthStore
+from auth_service.store.auth_store import AuthStore
 
 SECONDS = 3600
 _MAX_LENGTH = 8 * 1024
@@ -83,12 +83,12 @@ class IdTokens:
         with self._lock:
             now = time.time()
             if now - self._read > _REREAD_SECONDS:
-                rows = self._store.signing_keys(now - 2 * _ROTATE_SECONDS)
+                rows = self._store.signing_keys.since(now - 2 * _ROTATE_SECONDS)
                 if not rows or rows[0]["created"] < now - _ROTATE_SECONDS:
-                    self._store.add_signing_key(*_new_key())
-                    rows = self._store.signing_keys(now - 2 * _ROTATE_SECONDS)
+                    self._store.signing_keys.add(*_new_key())
+                    rows = self._store.signing_keys.since(now - 2 * _ROTATE_SECONDS)
                 self._id = rows[0]["id"]
-                self._private = load_pem_private_key(self._store.open_signing_key(rows[0]), None)
+                self._private = load_pem_private_key(self._store.signing_keys.open(rows[0]), None)
                 self._public = {row["id"]: load_pem_public_key(row["public_key"].encode()) for row in rows}
                 self._read = now
             return self._id, self._private, self._public

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from cachetools import TTLCache
 
-from auth_service.store import AuthStore, digest
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.base import digest
 from gstack.kernel.errors import NOT_TRIED, ApiError
 from gstack.kernel.settings import Settings
 
@@ -88,7 +89,7 @@ class Limits:
     def key(self, owner: str) -> None:
         """Count a service account or key that a user makes. Raises 429."""
         name, expires = _window("keys", owner, _HOUR)
-        if self._store.count(name, expires, 1) > self._keys:
+        if self._store.counters.add(name, expires, 1) > self._keys:
             raise _too_many(expires)
 
     def _count(self, kind: str, who: str, seconds: float, limit: int) -> None:
@@ -103,13 +104,13 @@ class Limits:
             if counter.pending <= limit // _PART and counter.known + counter.pending <= limit:
                 return counter.known + counter.pending
             add, counter.pending = counter.pending, 0
-        known = self._store.count(name, expires, add)
+        known = self._store.counters.add(name, expires, add)
         with self._lock:
             counter.known = max(counter.known, known)
         return known
 
     def _fail(self, name: str, expires: float) -> None:
-        total = self._store.count(name, expires, 1)
+        total = self._store.counters.add(name, expires, 1)
         with self._lock:
             self._read[name] = total
 
@@ -117,7 +118,7 @@ class Limits:
         with self._lock:
             known = self._read.get(name)
         if known is None:
-            known = self._store.counted(name)
+            known = self._store.counters.value(name)
             with self._lock:
                 self._read[name] = known
         return known

@@ -12,7 +12,10 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from auth_service.store import AuthStore, Credential, Outcome, digest
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.base import digest
+from auth_service.store.credentials import Credential
+from auth_service.store.logins import Outcome
 from gstack.kernel import sealing
 from gstack.kernel.errors import NOT_TRIED, ApiError
 from gstack.kernel.settings import Settings
@@ -44,7 +47,7 @@ class Logins:
 
         name: of `name_of`. known: whether this browser knows the user.
         """
-        if not self._store.begin_login(name, self._most if known else self._strangers):
+        if not self._store.logins.begin(name, self._most if known else self._strangers):
             raise ApiError(401, _TOO_MANY, ATTEMPTS)
         # An answer that never came may have been a no.
         outcome: Outcome = "wrong"
@@ -59,13 +62,13 @@ class Logins:
                 outcome = "not tried"
             raise
         finally:
-            self._store.end_login(name, outcome, owner)
+            self._store.logins.end(name, outcome, owner)
         return credential
 
     def is_known(self, device: str, name: str) -> bool:
         """Whether the user of this name has signed in here before. device: what `remember` gave this browser."""
         owners = self._owners(device)
-        owner = self._store.login_owner(name) if owners else None
+        owner = self._store.logins.owner(name) if owners else None
         return owner is not None and _short(owner) in owners
 
     def remember(self, device: str, credential: Credential) -> str:

@@ -17,7 +17,9 @@ from auth_service.grants import DEVICE, NAME_SCOPES, OAuthServer, base_of
 from auth_service.id_tokens import IdTokens
 from auth_service.limits import Limits
 from auth_service.people import People
-from auth_service.store import AuthStore, Credential, ServiceKey
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.credentials import Credential
+from auth_service.store.service_account_keys import ServiceKey
 from auth_service.validator import ADDRESS, DEFAULT_SCOPES, Validator
 from gstack.auth.v1 import auth_pb2 as pb
 from gstack.kernel import metrics
@@ -181,7 +183,7 @@ class OAuthService:
         )
         data["device_code"] = secrets.token_urlsafe(32)
         form = dict(parse_qsl(request.body))
-        self._store.add_device(
+        self._store.devices.add(
             data["device_code"],
             normal_user_code(data["user_code"]),
             client_id=clients.kept(form.get("client_id", "")),
@@ -226,7 +228,7 @@ class OAuthService:
 
     def _bearer(self, token: str) -> tuple[Any, Credential, ServiceKey | None] | None:
         """A token that works now."""
-        found = self._store.bearer(token)
+        found = self._store.tokens.bearer(token)
         if found is None or (found[2] is not None and not found[2].usable) or not self._people.trusted(found[1]):
             return None
         return found

@@ -17,7 +17,9 @@ from auth_service.limits import Limits
 from auth_service.oauth import check_parameters, normal_user_code
 from auth_service.people import People
 from auth_service.service_accounts import ServiceAccounts
-from auth_service.store import AuthStore, Credential, digest
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.base import digest
+from auth_service.store.credentials import Credential
 from auth_service.validator import ADDRESS
 from gstack.auth.v1 import auth_pb2
 from gstack.auth.v1 import pages_pb2 as pb
@@ -77,7 +79,7 @@ class PagesService:
             self._limits.failure(request.remote_address)
             return pb.SignInResponse(failure=error.message if error.reason == logins.ATTEMPTS else _WRONG)
         session = secrets.token_urlsafe(32)
-        self._store.add_session(session, credential, SESSION_SECONDS)
+        self._store.sessions.add(session, credential, SESSION_SECONDS)
         audit("sign_in", subject=credential.subject, remote_address=request.remote_address)
         response = pb.SignInResponse(session=session, seconds=SESSION_SECONDS)
         # Keys prove as much as a password.
@@ -86,12 +88,12 @@ class PagesService:
         return response
 
     def SignOut(self, request: pb.SignOutRequest, context: grpc.ServicerContext) -> pb.SignedOut:
-        credential = self._store.session(request.session)
+        credential = self._store.sessions.find(request.session)
         if credential is not None:
             if request.everywhere:
-                self._store.end_sessions(credential)
+                self._store.sessions.end_all(credential)
             else:
-                self._store.end_session(request.session)
+                self._store.sessions.end(request.session)
             audit(
                 "sign_out",
                 subject=credential.subject,
@@ -128,7 +130,7 @@ class PagesService:
         credential = self._person(request.session)
         self._limits.request(request.remote_address)
         self._limits.name(credential.owner)
-        row = self._store.device_by_user_code(normal_user_code(request.user_code))
+        row = self._store.devices.by_user_code(normal_user_code(request.user_code))
         if row is None:
             # Guessing is stopped for the user, whose sessions may come from many addresses.
             self._limits.failure(request.remote_address)
@@ -153,7 +155,7 @@ class PagesService:
             remote_address=request.remote_address,
         )
         if "device" in ticket:
-            if not self._store.decide_device(bytes.fromhex(ticket["device"]), credential, request.allow):
+            if not self._store.devices.decide(bytes.fromhex(ticket["device"]), credential, request.allow):
                 return pb.Decision(failure=_UNKNOWN_CODE)
             return pb.Decision(
                 done="Your device is signed in. You can close this page."
@@ -201,8 +203,8 @@ class PagesService:
             person=_person_of(credential),
             projects=self._people.projects(credential.owner, self._people.sealed(credential, credential.subject, {})),
         )
-        for account in self._store.service_accounts(credential.owner):
-            for row in self._store.keys(account["id"]):
+        for account in self._store.service_accounts.of(credential.owner):
+            for row in self._store.service_account_keys.of(account["id"]):
                 response.keys.add(
                     id=row["id"],
                     service_account=account["email"],
@@ -213,7 +215,7 @@ class PagesService:
                     expires=int(row["expires"]),
                     disabled=row["disabled"] or account["disabled"],
                 )
-        for grant in self._store.grants(credential):
+        for grant in self._store.tokens.grants(credential):
             response.grants.add(
                 id=grant["family"],
                 client_name=clients.name_of(grant["client_id"]),
@@ -246,9 +248,9 @@ class PagesService:
 
     def DeleteKey(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.Deleted:
         credential = self._person(request.session)
-        for key in self._store.service_keys(key=request.id):
+        for key in self._store.service_account_keys.find(key=request.id):
             if key.owner.owner == credential.owner:
-                self._store.delete_key(key.id)
+                self._store.service_account_keys.delete(key.id)
                 audit(
                     "key_deleted",
                     subject=credential.subject,
@@ -260,8 +262,8 @@ class PagesService:
 
     def DeleteGrant(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.Deleted:
         credential = self._person(request.session)
-        if self._store.owns_family(credential, request.id):
-            self._store.revoke_family(request.id)
+        if self._store.tokens.owns_family(credential, request.id):
+            self._store.tokens.revoke_family(request.id)
             audit("access_ended", subject=credential.subject, remote_address=request.remote_address)
         return pb.Deleted()
 
@@ -292,7 +294,7 @@ class PagesService:
 
     def _session(self, session: str) -> Credential | None:
         """Who is signed in, if CloudStack still accepts the keys."""
-        credential = self._store.session(session) if session else None
+        credential = self._store.sessions.find(session) if session else None
         return credential if credential is not None and self._people.trusted(credential) else None
 
     def _person(self, session: str) -> Credential:

@@ -15,7 +15,8 @@ import grpc
 from cachetools import LRUCache
 
 from auth_service.limits import Limits, Room, network_of
-from auth_service.store import AuthStore, Credential
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.credentials import Credential
 from gstack.auth.v1 import identity_pb2, identity_pb2_grpc
 from gstack.kernel import sealing
 from gstack.kernel.errors import NOT_TRIED, ApiError, from_rpc
@@ -72,8 +73,8 @@ class People:
         with self._strangers.place(network_of(address)):
             reply = _ask(self._identity.Login, request)
         keys = self._sealer.open_message(reply.credential, sealing.IDENTITY)
-        credential = self._store.save_credential(keys["api_key"], keys["secret_key"], reply.account)
-        self._store.adopt(credential)
+        credential = self._store.credentials.save(keys["api_key"], keys["secret_key"], reply.account)
+        self._store.credentials.adopt(credential)
         return credential
 
     def verify(self, api_key: str, secret_key: str, address: str) -> Credential | None:
@@ -82,7 +83,7 @@ class People:
         Keys that were good before are known, whoever asks at the same time or failed from the same address. Unknown and
         wrong keys take the same way through CloudStack, so that time tells nothing about them.
         """
-        known = self._store.verified_credential(api_key, secret_key, 0.0)
+        known = self._store.credentials.verified(api_key, secret_key, 0.0)
         if known is not None:
             return known if self.trusted(known) else None
         self._limits.stranger(address)
@@ -93,8 +94,8 @@ class People:
             if error.code == 401:
                 return None
             raise
-        credential = self._store.save_credential(api_key, secret_key, account)
-        self._store.adopt(credential)
+        credential = self._store.credentials.save(api_key, secret_key, account)
+        self._store.credentials.adopt(credential)
         return credential
 
     def trusted(self, credential: Credential) -> float:
@@ -111,7 +112,7 @@ class People:
         if not lock.acquire(blocking=False):
             return unsure
         try:
-            current = self._store.credential(credential.id)
+            current = self._store.credentials.find(credential.id)
             if current is None:
                 return 0.0
             left = current.verified + TRUST_SECONDS - time.time()
@@ -132,9 +133,9 @@ class People:
         except ApiError as error:
             if error.code != 401:
                 raise
-            self._store.mark_verified(credential.id, False)
+            self._store.credentials.mark_verified(credential.id, False)
             return 0.0
-        self._store.mark_verified(credential.id, True)
+        self._store.credentials.mark_verified(credential.id, True)
         return TRUST_SECONDS
 
     def sealed(self, credential: Credential, subject: str, projects: dict[str, str]) -> bytes:

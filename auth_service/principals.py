@@ -6,7 +6,9 @@ import time
 
 from auth_service.assertions import Assertions, InvalidAssertion
 from auth_service.people import People
-from auth_service.store import AuthStore, Credential, ServiceKey
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.credentials import Credential
+from auth_service.store.service_account_keys import ServiceKey
 from auth_service.validator import DEFAULT_SCOPES
 from gstack.auth.v1 import auth_pb2 as pb
 
@@ -33,7 +35,7 @@ class Principals:
             return _INACTIVE
         if token.count(".") == 2:
             return self._self_signed(token, base)
-        found = self._store.bearer(token)
+        found = self._store.tokens.bearer(token)
         if found is None:
             return _INACTIVE
         row, owner, key = found
@@ -44,7 +46,7 @@ class Principals:
             found = self._assertions.for_api(token, base)
         except InvalidAssertion:
             return _INACTIVE
-        self._store.note_use(found.key)
+        self._store.service_account_keys.note_use(found.key)
         return self._principal(found.key.owner, found.key, found.scopes or DEFAULT_SCOPES, float(found.claims["exp"]))
 
     def _principal(self, owner: Credential, key: ServiceKey | None, scopes: list[str], expires: float) -> pb.Principal:

@@ -22,7 +22,7 @@ from auth_service.pages import PagesService
 from auth_service.people import People
 from auth_service.principals import Principals
 from auth_service.service_accounts import Caller, ServiceAccounts
-from auth_service.store import AuthStore
+from auth_service.store.auth_store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, identity_pb2_grpc, pages_pb2
 from gstack.kernel import database, metrics, rpc, sealing, tracing, trust
@@ -47,7 +47,7 @@ def main(settings: Settings) -> None:
     metrics.about("auth")
     shared, master = sealing.Keyring(settings.sealing_key_path()), sealing.Keyring(settings.master_key_path())
     store = AuthStore(settings.auth_database(), master, connections=settings.database_connections)
-    store.check_keys(settings.master_key_path())
+    store.sealed.check(settings.master_key_path())
     known = trust.of(settings)
     identity = identity_pb2_grpc.IdentityStub(  # type: ignore[no-untyped-call]
         rpc.channel(settings.translator_target, "translator", known)

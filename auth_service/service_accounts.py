@@ -32,7 +32,8 @@ from cryptography.x509.oid import NameOID
 
 from auth_service.limits import Limits
 from auth_service.people import People
-from auth_service.store import AuthStore, Credential
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.credentials import Credential
 from gstack.auth.v1 import iam_pb2 as pb
 from gstack.auth.v1 import identity_pb2
 from gstack.kernel.errors import ApiError, invalid, required
@@ -110,7 +111,9 @@ class ServiceAccounts:
         size = request.pageSize or _PAGE
         # The token is the last address of the page before: nothing to sign, it only says where to go on.
         rows = [
-            row for row in self._store.service_accounts(caller.owner, project.key) if row["email"] > request.pageToken
+            row
+            for row in self._store.service_accounts.of(caller.owner, project.key)
+            if row["email"] > request.pageToken
         ]
         page = rows[:size]
         return pb.ListServiceAccountsResponse(
@@ -136,15 +139,15 @@ class ServiceAccounts:
         return self._change(caller, request, request.serviceAccount, {"display_name", "description"})
 
     def delete(self, caller: Caller, request: pb.DeleteServiceAccountRequest) -> pb.Empty:
-        self._store.delete_service_account(self._find(caller, request.project, request.account)["id"])
+        self._store.service_accounts.delete(self._find(caller, request.project, request.account)["id"])
         return pb.Empty()
 
     def enable(self, caller: Caller, request: pb.EnableServiceAccountRequest) -> pb.Empty:
-        self._store.change_service_account(self._find(caller, request.project, request.account)["id"], disabled=False)
+        self._store.service_accounts.change(self._find(caller, request.project, request.account)["id"], disabled=False)
         return pb.Empty()
 
     def disable(self, caller: Caller, request: pb.DisableServiceAccountRequest) -> pb.Empty:
-        self._store.change_service_account(self._find(caller, request.project, request.account)["id"], disabled=True)
+        self._store.service_accounts.change(self._find(caller, request.project, request.account)["id"], disabled=True)
         return pb.Empty()
 
     # Keys
@@ -169,7 +172,7 @@ class ServiceAccounts:
         account = self._find(caller, request.project, request.account)
         # There are no keys that we manage for the caller.
         wanted = not request.keyTypes or set(request.keyTypes) & {"USER_MANAGED", "KEY_TYPE_UNSPECIFIED"}
-        rows = self._store.keys(account["id"]) if wanted else []
+        rows = self._store.service_account_keys.of(account["id"]) if wanted else []
         return pb.ListServiceAccountKeysResponse(keys=[_key(account, row) for row in rows])
 
     def get_key(self, caller: Caller, request: pb.GetServiceAccountKeyRequest) -> pb.ServiceAccountKey:
@@ -184,17 +187,17 @@ class ServiceAccounts:
 
     def delete_key(self, caller: Caller, request: pb.DeleteServiceAccountKeyRequest) -> pb.Empty:
         _, row = self._find_key(caller, request)
-        self._store.delete_key(row["id"])
+        self._store.service_account_keys.delete(row["id"])
         return pb.Empty()
 
     def enable_key(self, caller: Caller, request: pb.EnableServiceAccountKeyRequest) -> pb.Empty:
         _, row = self._find_key(caller, request)
-        self._store.disable_key(row["id"], False)
+        self._store.service_account_keys.disable(row["id"], False)
         return pb.Empty()
 
     def disable_key(self, caller: Caller, request: pb.DisableServiceAccountKeyRequest) -> pb.Empty:
         _, row = self._find_key(caller, request)
-        self._store.disable_key(row["id"], True)
+        self._store.service_account_keys.disable(row["id"], True)
         return pb.Empty()
 
     # The page
@@ -210,7 +213,7 @@ class ServiceAccounts:
         if not _DAYS[0] <= days <= _DAYS[1]:
             raise invalid("days", f"'{days}'. It must be from {_DAYS[0]} to {_DAYS[1]}.")
         found = [self._people.project(caller.owner, caller.sealed, name) for name in projects]
-        existing = self._store.service_accounts(caller.owner, found[0].key)
+        existing = self._store.service_accounts.of(caller.owner, found[0].key)
         account: Any = next((row for row in existing if row["account_id"] == account_id), None)
         if account is None:
             account = self._add(caller, found[0], account_id, pb.ServiceAccount())
@@ -224,7 +227,7 @@ class ServiceAccounts:
     def _find(self, caller: Caller, project: str, account: str) -> Any:
         """By e-mail address or unique id, in a project or in any (`-`). Raises 404 for what is not the caller's."""
         key = None if project == "-" else self._people.project(caller.owner, caller.sealed, project).key
-        rows = self._store.service_accounts(caller.owner, key)
+        rows = self._store.service_accounts.of(caller.owner, key)
         named = [row for row in rows if account in (row["email"], row["unique_id"])]
         # Clients make the address up from the names of account and project, also where that is another tenant's.
         for row in named or [row for row in rows if account == _address(row["account_id"], _host(row["project"]))]:
@@ -236,7 +239,7 @@ class ServiceAccounts:
 
     def _find_key(self, caller: Caller, request: Any) -> tuple[Any, Any]:
         account = self._find(caller, request.project, request.account)
-        for row in self._store.keys(account["id"]):
+        for row in self._store.service_account_keys.of(account["id"]):
             if row["id"] == request.key:
                 return account, row
         raise ApiError(404, f"Service account key {request.key} does not exist.", "notFound")
@@ -253,9 +256,9 @@ class ServiceAccounts:
             )
         _check_texts(asked)
         self._limits.key(caller.owner)
-        if len(self._store.service_accounts(caller.owner, project.key)) >= _MAX_ACCOUNTS:
+        if len(self._store.service_accounts.of(caller.owner, project.key)) >= _MAX_ACCOUNTS:
             raise ApiError(429, f"A project has at most {_MAX_ACCOUNTS} service accounts.", "quotaExceeded")
-        host = self._store.service_account_host(caller.owner, project.key, _host(project.name))
+        host = self._store.service_accounts.host(caller.owner, project.key, _host(project.name))
         row = {
             "id": str(uuid.uuid4()),
             "unique_id": f"1{secrets.randbelow(10**20):020}",
@@ -270,7 +273,7 @@ class ServiceAccounts:
             "disabled": False,
             "created": time.time(),
         }
-        if not self._store.add_service_account(**row):
+        if not self._store.service_accounts.add(**row):
             raise ApiError(
                 409, f"Service account {account_id} already exists within project {project.name}.", "alreadyExists"
             )
@@ -283,7 +286,7 @@ class ServiceAccounts:
             raise ApiError(409, "There were concurrent changes. Read the service account again.", "aborted")
         values = {"display_name": asked.displayName, "description": asked.description}
         changed = {name: value for name, value in values.items() if name in fields}
-        self._store.change_service_account(row["id"], **changed)
+        self._store.service_accounts.change(row["id"], **changed)
         return _account({**row, **changed})
 
     def _new_key(
@@ -306,7 +309,7 @@ class ServiceAccounts:
         read_only: bool,
     ) -> dict[str, Any]:
         self._limits.key(caller.owner)
-        if len(self._store.keys(account["id"])) >= _MAX_KEYS:
+        if len(self._store.service_account_keys.of(account["id"])) >= _MAX_KEYS:
             raise ApiError(429, f"A service account has at most {_MAX_KEYS} keys.", "quotaExceeded")
         row = {
             "id": secrets.token_hex(20),
@@ -321,7 +324,7 @@ class ServiceAccounts:
             "projects": orjson.dumps(projects).decode(),
             "read_only": read_only,
         }
-        self._store.add_key(**row)
+        self._store.service_account_keys.add(**row)
         return row
 
     def _file(self, account: Any, key_id: str, private: str, base: str) -> str:

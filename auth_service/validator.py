@@ -21,7 +21,9 @@ from auth_service.assertions import Assertion, Assertions, InvalidAssertion
 from auth_service.clients import Client
 from auth_service.limits import Limits
 from auth_service.people import People
-from auth_service.store import AuthStore, Credential, ServiceKey
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.credentials import Credential
+from auth_service.store.service_account_keys import ServiceKey
 from gstack.kernel.logs import audit
 from gstack.kernel.settings import Settings
 
@@ -169,17 +171,17 @@ class Validator(RequestValidator):  # type: ignore[misc]
             "challenge": request.code_challenge or "",
             "nonce": request.nonce or "",
         }
-        self._store.add_tokens([row])
+        self._store.tokens.add([row])
 
     def validate_code(
         self, client_id: str, code: str, client: Client, request: Request, *args: Any, **kwargs: Any
     ) -> bool:
-        row = self._store.token(code, "code")
+        row = self._store.tokens.find(code, "code")
         if row is None or row["client_id"] != client.kept_id:
             return False
-        if not self._store.use_token(code):
+        if not self._store.tokens.use(code):
             # A code that comes twice was stolen: what the first one got ends too (RFC 6749, 4.1.2).
-            self._store.revoke_family(row["family"])
+            self._store.tokens.revoke_family(row["family"])
             audit("code_reused", client=client.name, remote_address=_address(request))
             return False
         if request.code_verifier and not row["challenge"]:
@@ -211,7 +213,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
     def validate_refresh_token(
         self, refresh_token: str, client: Client, request: Request, *args: Any, **kwargs: Any
     ) -> bool:
-        row = self._store.token(refresh_token, "refresh")
+        row = self._store.tokens.find(refresh_token, "refresh")
         if client.credential is not None and row is None:
             # The keys are the proof; clients that only know this grant send any text as refresh token.
             request.user = client.credential
@@ -219,9 +221,9 @@ class Validator(RequestValidator):  # type: ignore[misc]
         if row is None or row["client_id"] != client.kept_id:
             return False
         if not client.rotates:
-            self._store.prolong(refresh_token, time.time() + REFRESH_SECONDS)
-        elif not self._store.use_token(refresh_token, REFRESH_GRACE_SECONDS):
-            self._store.revoke_family(row["family"])
+            self._store.tokens.prolong(refresh_token, time.time() + REFRESH_SECONDS)
+        elif not self._store.tokens.use(refresh_token, REFRESH_GRACE_SECONDS):
+            self._store.tokens.revoke_family(row["family"])
             audit("refresh_reused", client=client.name, remote_address=_address(request))
             return False
         found(request).row, found(request).family = row, row["family"]
@@ -233,7 +235,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
     # Devices
 
     def validate_device_code(self, client_id: str, device_code: str, request: Request) -> str | None:
-        row = self._store.poll_device(device_code, DEVICE_SLOWER_SECONDS)
+        row = self._store.devices.poll(device_code, DEVICE_SLOWER_SECONDS)
         if row is None or row["client_id"] != clients.kept(client_id):
             return None
         now = time.time()
@@ -266,12 +268,12 @@ class Validator(RequestValidator):  # type: ignore[misc]
         if not self._people.trusted(key.owner):
             raise InvalidGrantError(KEYS_REFUSED, request=request)
         request.user = key.owner
-        self._store.note_use(key)
+        self._store.service_account_keys.note_use(key)
         return assertion
 
     def validate_subject_token(self, token: str, request: Request) -> tuple[list[str], float]:
         """An access token of ours in exchange for another; returns its scopes and its end. Raises InvalidGrantError."""
-        bearer = self._store.bearer(token)
+        bearer = self._store.tokens.bearer(token)
         if bearer is None:
             raise InvalidGrantError("The subject_token is not valid.", request=request)
         row, owner, key = bearer
@@ -302,9 +304,9 @@ class Validator(RequestValidator):  # type: ignore[misc]
         refresh = token.get("refresh_token")
         if refresh and refresh != request.refresh_token:
             rows.append({"token": refresh, "kind": "refresh", "expires": now + REFRESH_SECONDS, **common})
-        self._store.add_tokens(rows)
+        self._store.tokens.add(rows)
         if len(rows) > 1 and request.grant_type != "refresh_token":
-            self._store.end_old_grants(request.user)
+            self._store.tokens.end_old_grants(request.user)
         audit(
             "access_granted",
             subject=key.email if key else request.user.subject,
@@ -319,7 +321,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
         self, token: str, token_type_hint: str | None, request: Request, *args: Any, **kwargs: Any
     ) -> dict[str, Any] | None:
         """RFC 7662. A client learns of tokens that it got itself, keys of all tokens of their user."""
-        bearer = self._store.bearer(token)
+        bearer = self._store.tokens.bearer(token)
         if bearer:
             row, owner, key = bearer
             if (key and not key.usable) or not self._people.trusted(owner):
@@ -327,8 +329,8 @@ class Validator(RequestValidator):  # type: ignore[misc]
             kind, subject = "Bearer", key.email if key else owner.subject
             details = (row["client_id"], row["scopes"], row["expires"], row["created"])
         else:
-            refresh = self._store.token(token, "refresh")
-            credential = self._store.credential(refresh["credential_id"]) if refresh else None
+            refresh = self._store.tokens.find(token, "refresh")
+            credential = self._store.credentials.find(refresh["credential_id"]) if refresh else None
             if refresh is None or credential is None or (refresh["used"] and self._rotates(refresh)):
                 return None
             owner, kind, subject = credential, "refresh_token", credential.subject
@@ -349,7 +351,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
         }
 
     def revoke_token(self, token: str, token_type_hint: str, request: Request, *args: Any, **kwargs: Any) -> None:
-        if self._store.revoke(token):
+        if self._store.tokens.revoke(token):
             audit("access_revoked", remote_address=_address(request))
 
     def _rotates(self, row: Any) -> bool:
@@ -357,7 +359,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
 
     def _act_for(self, credential_id: str, request: Request) -> bool:
         """The request's user is the owner of these keys, if CloudStack still accepts them."""
-        credential: Credential | None = self._store.credential(credential_id)
+        credential: Credential | None = self._store.credentials.find(credential_id)
         if credential is None or not self._people.trusted(credential):
             return False
         request.user = credential

@@ -27,7 +27,7 @@ from auth_service.pages import PagesService
 from auth_service.people import People
 from auth_service.principals import Principals
 from auth_service.service_accounts import Caller, ServiceAccounts
-from auth_service.store import AuthStore
+from auth_service.store.auth_store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, pages_pb2
 from gstack.kernel.errors import ApiError

@@ -17,7 +17,7 @@ from gstack.kernel.sealing import Key, KeyFileError, Keyring
 from gstack.kernel.settings import Settings
 
 if TYPE_CHECKING:
-    from auth_service.store import AuthStore
+    from auth_service.store.auth_store import AuthStore
 
 # A staged key must have reached every replica: the file is looked at each 5 seconds, and may first have to be copied.
 _STAGED_SECONDS = 120.0
@@ -139,11 +139,11 @@ def rewrap(ring: str) -> None:
     settings = _settings()
     done = left = 0
     with _store(settings) as store:
-        while store and (count := store.rewrap()):
+        while store and (count := store.sealed.rewrap()):
             done += count
         primary = next(key.id for key in _read(_path(settings, ring)) if key.state == "primary")
         if store:
-            left = sum(count for one, count in store.key_use().items() if one != primary)
+            left = sum(count for one, count in store.sealed.use().items() if one != primary)
     click.echo(f"{done} records rewrapped with {primary}, {left} left.")
     if left:
         raise click.ClickException(
@@ -166,7 +166,7 @@ def forget(yes: bool) -> None:
     if not yes:
         click.confirm(f"Delete {sum(lost.values())} records of {', '.join(lost)}, which is not in {path}?", abort=True)
     with _store(settings) as store:
-        click.echo(f"{store.forget(lost) if store else 0} records deleted.")
+        click.echo(f"{store.sealed.forget(lost) if store else 0} records deleted.")
 
 
 @group.command()
@@ -200,7 +200,7 @@ def _store(settings: Settings) -> Iterator[AuthStore | None]:
     """The auth service's database; None while there is none. Ends the program with a text when it cannot be used."""
     import sqlalchemy as sa
 
-    from auth_service.store import AuthStore
+    from auth_service.store.auth_store import AuthStore
 
     url = sa.make_url(settings.auth_database())
     # A database that this command made might belong to another user than the service's.
@@ -222,7 +222,7 @@ def _store(settings: Settings) -> Iterator[AuthStore | None]:
 def _use(settings: Settings) -> dict[str, int]:
     """Id of a master key -> records under it."""
     with _store(settings) as store:
-        return store.key_use() if store else {}
+        return store.sealed.use() if store else {}
 
 
 def _read(path: Path) -> list[Key]:

@@ -21,7 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from structlog.testing import capture_logs
 
 from auth_service import clients
-from auth_service import store as auth
+from auth_service.store import tables as auth
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.base import digest
 from gstack.kernel import database as kernel
 from gstack.kernel.database import open_database, schema_state
 from gstack.kernel.sealing import Keyring, create_key
@@ -125,12 +127,12 @@ def test_a_database_that_is_newer_is_served_as_it_is(service: ModuleType, open_:
     assert [change[0] for change in difference(again, service)] == ["remove_column"]
 
 
-@pytest.mark.parametrize("service", ["auth_service", "translator_service"])
+@pytest.mark.parametrize("service", ["auth_service.store.tables", "translator_service.store"])
 def test_replicas_that_start_together(service: str, url: str, tmp_path: Path) -> None:
     create_key(tmp_path / "key")
     code = (
         "import sys, pathlib; from gstack.kernel.sealing import Keyring; "
-        f"from {service}.store import MIGRATIONS; from gstack.kernel.database import *; "
+        f"from {service} import MIGRATIONS; from gstack.kernel.database import *; "
         "import alembic.command; print('ready', flush=True); sys.stdin.readline(); "
         f"engine = open_database({url!r}, MIGRATIONS, keyring=Keyring(pathlib.Path({str(tmp_path / 'key')!r}))); "
         "current, head = schema_state(engine, MIGRATIONS); assert current == head, current"
@@ -185,20 +187,20 @@ def make_foundation(url: str) -> None:
                 ),
                 {
                     "id": str(row),
-                    "api": auth.digest(f"key-{row}"),
-                    "secret": auth.digest("s"),
+                    "api": digest(f"key-{row}"),
+                    "secret": digest("s"),
                     "keys": keys,
                     "user": f"u-{row}",
                 },
             )
             connection.execute(
                 sa.text("INSERT INTO tokens VALUES (:hash, 'access', :id, :id, :client, 'compute', 4e9, '', '', NULL)"),
-                {"hash": auth.digest(f"token-{row}"), "id": str(row), "client": clients.SDK},
+                {"hash": digest(f"token-{row}"), "id": str(row), "client": clients.SDK},
             )
         # Got with a pair of keys: its client id is an API key in clear.
         connection.execute(
             sa.text("INSERT INTO tokens VALUES (:hash, 'access', '0', '0', 'key-0', 'compute', 4e9, '', '', NULL)"),
-            {"hash": auth.digest("token-of-keys")},
+            {"hash": digest("token-of-keys")},
         )
     engine.dispose()
 
@@ -206,24 +208,24 @@ def make_foundation(url: str) -> None:
 def test_b3_a_database_of_before_migrations_is_adopted(url: str) -> None:
     make_foundation(url)
     with capture_logs() as logs:
-        store = auth.AuthStore(url, KEYRING)
+        store = AuthStore(url, KEYRING)
     try:
         assert [(one["log_level"], one["rows"]) for one in logs if one["event"] == "sealed_rows_lost"] == [
             ("warning", 2)
         ]
         assert difference(store.engine, auth) == []
-        assert store.key_use() == {KEYRING.primary_id: 2}
+        assert store.sealed.use() == {KEYRING.primary_id: 2}
         for row in range(2):
-            found = store.credential(str(row))
+            found = store.credentials.find(str(row))
             assert found is not None
             assert (found.api_key, found.secret_key, found.user_id) == (f"key-{row}", "s", f"u-{row}")
-            assert store.verified_credential(f"key-{row}", "s", 1.0) == found
-            token = store.token(f"token-{row}", "access")
+            assert store.credentials.verified(f"key-{row}", "s", 1.0) == found
+            token = store.tokens.find(f"token-{row}", "access")
             assert token is not None and token["credential_id"] == str(row)
-        assert store.token("token-of-keys", "access") is None
+        assert store.tokens.find("token-of-keys", "access") is None
         for row in range(2, 4):
-            assert store.credential(str(row)) is None
-            assert store.token(f"token-{row}", "access") is None
+            assert store.credentials.find(str(row)) is None
+            assert store.tokens.find(f"token-{row}", "access") is None
     finally:
         store.engine.dispose()
 
@@ -255,13 +257,13 @@ def test_a_migration_that_fails_leaves_nothing(url: str, monkeypatch: pytest.Mon
     make_foundation(url)
     monkeypatch.setattr("auth_service.migrations.reseal.reseal_credentials", fail)
     with pytest.raises(RuntimeError, match="on the way"):
-        auth.AuthStore(url, KEYRING)
+        AuthStore(url, KEYRING)
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT DISTINCT subject FROM credentials")).scalars().all() == ["me@demo"]
         assert sorted(sa.inspect(connection).get_table_names()) == ["credentials", "tokens"]
     engine.dispose()
     monkeypatch.undo()
-    store = auth.AuthStore(url, KEYRING)
-    assert store.key_use() == {KEYRING.primary_id: 2}
+    store = AuthStore(url, KEYRING)
+    assert store.sealed.use() == {KEYRING.primary_id: 2}
     store.engine.dispose()

@@ -183,7 +183,7 @@ def test_b5_a_cloudstack_that_is_not_there_has_seen_nothing(auth: Auth, environm
 
 def test_b5_a_try_whose_replica_died_counts(auth: Auth, clock: time_machine.Traveller) -> None:
     for _ in range(2):
-        assert auth.store.begin_login(name_of("demo", ""), 3)
+        assert auth.store.logins.begin(name_of("demo", ""), 3)
     clock.shift(121)
     guess(auth)
     assert "API key" in guess(auth)
@@ -399,8 +399,8 @@ def test_a_user_has_a_bounded_number_of_sessions_logins_and_tokens(
         clock.shift(1)
         sessions.append(auth.sign_in())
     other = auth.sign_in("ian")
-    assert auth.store.session(sessions[0]) is None
-    assert all(auth.store.session(one) for one in (*sessions[1:], other))
+    assert auth.store.sessions.find(sessions[0]) is None
+    assert all(auth.store.sessions.find(one) for one in (*sessions[1:], other))
     logins = []
     for _ in range(101):
         clock.shift(1)
@@ -424,16 +424,16 @@ def test_devices_of_an_address_are_bounded(environment: Environment, tmp_path: P
 
 
 def test_what_is_over_is_purged_in_parts(auth: Auth, clock: time_machine.Traveller, monkeypatch: Any) -> None:
-    monkeypatch.setattr("auth_service.store._PURGE_BATCH", 10)
-    monkeypatch.setattr("auth_service.store._MAX_LOGINS", 20)
+    monkeypatch.setattr("auth_service.store.auth_store._PURGE_BATCH", 10)
+    monkeypatch.setattr("auth_service.store.auth_store._MAX_LOGINS", 20)
     for number in range(45):
-        auth.store.count(f"x/{number}", time.time() + 60, 1)
+        auth.store.counters.add(f"x/{number}", time.time() + 60, 1)
         clock.shift(0.1)
-        auth.store.begin_login(f"name-{number}", 3)
+        auth.store.logins.begin(f"name-{number}", 3)
     clock.shift(60)
-    auth.store.count("y", time.time() + 60, 1)
+    auth.store.counters.add("y", time.time() + 60, 1)
     auth.store.purge()
-    assert [auth.store.counted(name) for name in ("x/0", "x/44", "y")] == [0, 0, 1]
+    assert [auth.store.counters.value(name) for name in ("x/0", "x/44", "y")] == [0, 0, 1]
     with auth.store.engine.connect() as connection:
         left = sorted(connection.exec_driver_sql("SELECT name FROM logins").scalars())
     assert len(left) == 21 and "name-44" in left and "name-0" not in left

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from structlog.testing import capture_logs
 
-from auth_service.store import MIGRATIONS, AuthStore, service_accounts
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.tables import MIGRATIONS, service_accounts
 from gateway.oauth import Issuer
 from gstack.auth.v1 import auth_pb2, iam_pb2, pages_pb2
 from gstack.kernel import database
@@ -72,9 +73,9 @@ def test_a6_who_was_given_less_cannot_end_the_login(auth: Auth) -> None:
 def test_a6_a_login_that_is_ended_on_the_page_ends_what_came_of_it(auth: Auth) -> None:
     tokens = auth.login()
     child = exchanged(auth, tokens["access_token"])
-    row = auth.store.bearer(child)
+    row = auth.store.tokens.bearer(child)
     assert row is not None
-    auth.store.revoke_family(row[0]["family"])
+    auth.store.tokens.revoke_family(row[0]["family"])
     assert not works(auth, child) and not works(auth, tokens["access_token"])
 
 
@@ -153,7 +154,7 @@ def test_a6_an_address_is_one_accounts(auth: Auth, namesake: Project) -> None:
 
 
 def test_a6_a_suffix_that_is_another_projects_name_is_not_taken(auth: Auth) -> None:
-    host = auth.store.service_account_host
+    host = auth.store.service_accounts.host
     assert host("a/1", "p", "demo") == "demo"
     suffixed = host("b/1", "q", "demo")
     assert suffixed != "demo" and host("b/1", "q", "demo") == suffixed
@@ -189,8 +190,8 @@ def test_a6_addresses_of_before_keep_their_hosts(tmp_path: Path) -> None:
             )
     engine.dispose()
     store = AuthStore(url, ring)
-    assert store.service_account_host("b/1", "q", "demo") == "demo"
-    assert store.service_account_host("a/1", "p", "demo").startswith("demo-")
+    assert store.service_accounts.host("b/1", "q", "demo") == "demo"
+    assert store.service_accounts.host("a/1", "p", "demo").startswith("demo-")
     store.engine.dispose()
 
 

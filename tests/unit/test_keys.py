@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from auth_service.store import AuthStore, Credential, credentials
+from auth_service.store.auth_store import AuthStore
+from auth_service.store.credentials import Credential
+from auth_service.store.tables import credentials
 from gstack.auth.v1.identity_pb2 import Account
 from gstack.cli import keys, main
 from gstack.kernel.sealing import Keyring, SealError, read_ring
@@ -73,7 +75,7 @@ def open_store(folder: Path, ring: Path) -> Iterator[Open]:
 
 def save(store: AuthStore, number: int) -> Credential:
     account = Account(account_id="a-1", account_name="demo", user_id=f"u-{number}", user_name=f"user-{number}")
-    return store.save_credential(f"key-{number}", f"secret-{number}", account)
+    return store.credentials.save(f"key-{number}", f"secret-{number}", account)
 
 
 @pytest.mark.parametrize("kind", ["master", "sealing"])
@@ -139,7 +141,7 @@ def test_b3_rewrap_while_a_service_runs(ring: Path, open_store: Open, monkeypatc
     monkeypatch.setattr("gstack.kernel.sealing._LOOK_SECONDS", 0.0)
     store = open_store()
     saved = [save(store, number) for number in range(250)]
-    store.add_signing_key(b"private", "public")
+    store.signing_keys.add(b"private", "public")
     [old] = read_ring(ring)
     run("stage")
     run("promote", "--now")
@@ -150,14 +152,14 @@ def test_b3_rewrap_while_a_service_runs(ring: Path, open_store: Open, monkeypatc
     assert old_line.split() == [old.id, "secondary", "251", "records"]
     assert run("rewrap") == f"251 records rewrapped with {new}, 0 left.\n"
     assert run("rewrap") == f"0 records rewrapped with {new}, 0 left.\n"
-    assert store.key_use() == {new: 251}
+    assert store.sealed.use() == {new: 251}
     age(ring, 60)
     run("retire")
     # The service of before and one that starts now read everything, without the old key.
     for reader in (store, open_store()):
-        assert [reader.credential(one.id) for one in saved[::50]] == saved[::50]
-        [row] = reader.signing_keys(0)
-        assert reader.open_signing_key(row) == b"private"
+        assert [reader.credentials.find(one.id) for one in saved[::50]] == saved[::50]
+        [row] = reader.signing_keys.since(0)
+        assert reader.signing_keys.open(row) == b"private"
 
 
 def test_retire_waits_for_replicas_that_still_write_with_the_old_key(
@@ -186,7 +188,7 @@ def test_b6_rewrap_leaves_a_record_of_another_row_and_says_so(ring: Path, open_s
         moved = {"keys": connection.execute(keys_of).scalar_one()}
         connection.execute(credentials.update().where(credentials.c.id == one.id).values(moved))
     with pytest.raises(SealError):
-        store.credential(one.id)
+        store.credentials.find(one.id)
     run("stage")
     run("promote", "--now")
     said = CliRunner().invoke(main, ["keys", "rewrap"]).output
@@ -194,7 +196,7 @@ def test_b6_rewrap_leaves_a_record_of_another_row_and_says_so(ring: Path, open_s
     assert "secret-" not in said
     assert "still need" in refused("retire", "--now")
     # The good one is rewrapped all the same, and the old key stays.
-    assert sorted(store.key_use().values()) == [1, 1]
+    assert sorted(store.sealed.use().values()) == [1, 1]
 
 
 def test_b5_status_names_a_key_that_is_lost(ring: Path, open_store: Open) -> None:

@@ -574,7 +574,7 @@ def test_a12_claims_that_are_refused(
 
 def test_a12_only_rs256(auth: Auth) -> None:
     key = auth.key_file()
-    public = auth.store.service_keys(key=key["private_key_id"])[0].public_key
+    public = auth.store.service_account_keys.find(key=key["private_key_id"])[0].public_key
     claims = jwt.decode(assertion(key), options={"verify_signature": False})
     none = jwt.encode(claims, None, "none", headers={"kid": key["private_key_id"]})
     # The public key as a secret of HMAC, which careless servers take.
@@ -625,15 +625,15 @@ def test_a12_jti_is_used_once_and_an_assertion_without_one_for_a_minute(
 def test_a12_disabled_keys_are_refused_and_their_tokens_end(auth: Auth, what: str) -> None:
     key = auth.key_file()
     token = bearer(auth, assertion(key))["access_token"]
-    found = auth.store.service_keys(key=key["private_key_id"])[0]
+    found = auth.store.service_account_keys.find(key=key["private_key_id"])[0]
     if what == "key":
-        auth.store.disable_key(found.id, True)
+        auth.store.service_account_keys.disable(found.id, True)
     elif what == "account":
-        auth.store.change_service_account(found.account, disabled=True)
+        auth.store.service_accounts.change(found.account, disabled=True)
     elif what == "deleted key":
-        auth.store.delete_key(found.id)
+        auth.store.service_account_keys.delete(found.id)
     else:
-        auth.store.delete_service_account(found.account)
+        auth.store.service_accounts.delete(found.account)
     assert not works(auth, token)
     assert bearer(auth, assertion(key, jti="2"))["error"] == "invalid_grant"
     assert not works(auth, assertion(key, aud=BASE + "/", sub=key["client_email"]))
@@ -651,7 +651,7 @@ def test_a12_scopes_or_a_target_audience_are_needed(auth: Auth) -> None:
 @given(st.text(max_size=200) | st.from_regex(r"[\w-]{0,40}\.[\w-]{0,40}\.[\w-]{0,40}", fullmatch=True))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a12_any_other_text_is_no_assertion(auth: Auth, text: str) -> None:
-    auth.store.count = lambda *_: 0  # type: ignore[method-assign] - the limit would end it first
+    auth.store.counters.add = lambda *_: 0  # type: ignore[method-assign] - the limit would end it first
     assert auth.token(JWT_BEARER, assertion=text)["error"] in ("invalid_grant", "invalid_request")
     assert not works(auth, text)
 
@@ -985,7 +985,7 @@ def test_a_credential_that_is_over_makes_no_service_accounts(
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parameters_cannot_stand_in_for_what_we_find_out(auth: Auth, form: dict[str, str]) -> None:
-    auth.store.count = lambda *_: 0  # type: ignore[method-assign]
+    auth.store.counters.add = lambda *_: 0  # type: ignore[method-assign]
     keys = {"client_id": "demo-api-key", "client_secret": "demo-secret-key"}
     reply = auth.token("client_credentials", **{**form, **keys})
     assert reply["status"] == 200 and reply["expires_in"] == 3600
@@ -999,7 +999,7 @@ def test_parameters_cannot_stand_in_for_what_we_find_out(auth: Auth, form: dict[
 )
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_brings_the_endpoints_down(auth: Auth, body: bytes) -> None:
-    auth.store.count = lambda *_: 0  # type: ignore[method-assign]
+    auth.store.counters.add = lambda *_: 0  # type: ignore[method-assign]
     for endpoint in ("Token", "Revoke", "Introspect", "DeviceAuthorization", "TokenInfo"):
         reply = auth.post(endpoint, body.decode("utf-8", "replace"))
         assert reply.status in (200, 400, 401)
