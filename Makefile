@@ -41,6 +41,10 @@ COUNT ?= 5000
 fuzz: setup
 	$(BIN)/python -m benchmarks.fuzz --count $(COUNT)
 
+# The skeleton of a collection of Google's: NAME=snapshots
+collection: setup
+	$(BIN)/python -m tests.contract.skeleton $(NAME)
+
 protos: setup
 	$(BIN)/python hatch_build.py
 
