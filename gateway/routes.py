@@ -20,7 +20,7 @@ from gateway import codec, others, tokens
 from gateway.others import Other
 from gstack.kernel import contract
 from gstack.kernel.contract import http_rule, method_id, waits
-from gstack.kernel.errors import ApiError
+from gstack.kernel.errors import ApiError, unsupported
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Route:
     parameters: dict[str, FieldDescriptor]
     body: str
     waits: bool  # for something to end, as long as it may
+    others: frozenset[str]  # parameters that GCE has and we do not
 
     @property
     def mutates(self) -> bool:
@@ -82,7 +83,9 @@ class Route:
             elif descriptor is not None:
                 if text or descriptor.type == FieldDescriptor.TYPE_STRING:
                     setattr(message, descriptor.name, codec.scalar(descriptor)(text, name))
-            elif name.lstrip("$.") not in SYSTEM_PARAMETERS and text.lower() not in ("", "false", "0"):
+            elif name.lstrip("$.") not in SYSTEM_PARAMETERS and text.lower() not in ("", "false", "0", "default"):
+                if name in self.others:
+                    raise unsupported(name, "not supported here.")
                 raise ApiError(
                     400,
                     f'Invalid request. Unknown name "{name}": Cannot bind query parameter. '
@@ -117,13 +120,14 @@ class Router:
         self._root = _Node()
         self._verbs: set[str] = set()
         self.routes: list[Route] = []
+        known = {other.id: other for other in others.read(surface.other_methods)}
         for service in contract.services(surface.package):
             for method in service.methods:
-                self._add_method(service.full_name, method)
-        for other in others.read(surface.other_methods):
+                self._add_method(service.full_name, method, known.get(method_id(method)))
+        for other in known.values():
             self._add(other.verb, other.segments, other)
 
-    def _add_method(self, service: str, method: MethodDescriptor) -> None:
+    def _add_method(self, service: str, method: MethodDescriptor, googles: Other | None) -> None:
         rule = http_rule(method)
         reply = GetMessageClass(method.output_type)
         route = Route(
@@ -141,6 +145,7 @@ class Router:
             },
             body=rule.body,
             waits=waits(method),
+            others=frozenset(one.name for one in googles.query_parameters()) if googles else frozenset(),
         )
         self.routes.append(route)
         self._add(rule.verb, rule.path.removeprefix(f"/{self.surface.prefix}{self.surface.versions[0]}/"), route)

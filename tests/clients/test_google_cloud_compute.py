@@ -135,7 +135,7 @@ def test_pages(clients: Clients, size: int) -> None:
                 project=PROJECT, firewall_resource=compute_v1.Firewall(name="Bad_Name")
             ),
         ),
-        (exceptions.MethodNotImplemented, lambda some: list(some.snapshots.list(project=PROJECT))),
+        (exceptions.BadRequest, lambda some: list(some.snapshots.list(project=PROJECT))),
     ],
 )
 def test_errors_are_the_librarys_own(clients: Clients, error: type[Exception], call: Callable[[Clients], Any]) -> None:
@@ -143,7 +143,7 @@ def test_errors_are_the_librarys_own(clients: Clients, error: type[Exception], c
         call(clients)
     # The library shows the message of the envelope, or the bare status where it found none.
     assert "http" in str(caught.value)
-    assert caught.value.errors[0]["reason"] in ("notFound", "invalid", "notImplemented")  # type: ignore[attr-defined]
+    assert caught.value.errors[0]["reason"] in ("notFound", "invalid", "notSupported")  # type: ignore[attr-defined]
 
 
 def test_a_wrong_token_is_unauthenticated(stack: Stack) -> None:

@@ -291,6 +291,13 @@ def test_parameters_that_are_refused(query: tuple[str, str], name: str) -> None:
     assert (raised.value.code, raised.value.location) == (400, name)
 
 
+def test_a_parameter_that_only_google_has_is_not_called_a_misspelling() -> None:
+    assert decode("subnetworks.list", [("views", "DEFAULT")]) == decode("subnetworks.list")
+    with pytest.raises(ApiError, match="'views': not supported here") as raised:
+        decode("subnetworks.list", [("views", "WITH_UTILIZATION")])
+    assert (raised.value.code, raised.value.location) == (400, "views")
+
+
 def test_an_empty_body_is_an_absent_one() -> None:
     assert not decode("instances.insert").HasField("resource")
     assert decode("instances.insert", body=b"{}").HasField("resource")
