@@ -16,17 +16,20 @@ from gstack.auth.v1 import identity_pb2 as pb
 from gstack.kernel.errors import NOT_TRIED, ApiError
 from gstack.kernel.rpc import Server, deadline, guarded
 from gstack.kernel.sealing import IDENTITY, SealError
-from translator_service.cloudstack.catalog import Index
+from translator_service.cloudstack.catalog import Index, Kind
 from translator_service.cloudstack.client import Client, Keys
 from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable, to_api_error
 from translator_service.cloudstack.rows import Row
-from translator_service.gce.naming import number
+from translator_service.gce.naming import number, slug
+from translator_service.gce.times import from_cloudstack
 from translator_service.scope import Caller, Environment, caller_of, is_account, projects_kind, resolve_project
 
 # Unknown keys are 401, a wrong name or password 531, one that nobody can have (empty, too long) 431; keys whose account
 # may not even list itself are refused in the same words.
 _REFUSED = (401, 431, 432, 531)
 _SECOND_FACTOR = 511
+# For how long it is remembered when an account was made.
+_ACCOUNT_SECONDS = 600.0
 # For clocks that differ: auth opens it at once.
 _ANSWER_SECONDS = 600.0
 
@@ -59,9 +62,13 @@ def login(environment: Environment, request: pb.PasswordLogin) -> pb.LoggedIn:
 
 def projects(environment: Environment, request: pb.ProjectsRequest) -> pb.ProjectsResponse:
     caller = caller_of(environment, request.credential)
-    index = _index(environment, caller, _client(environment, caller.keys))
+    client = _client(environment, caller.keys)
+    index = _index(environment, caller, client)
     found = [_of_account(environment, caller), *(_of_cloudstack(caller, row, index) for _, row in index)]
-    return pb.ProjectsResponse(projects=[one for one in found if caller.projects is None or one.key in caller.projects])
+    told = [one for one in found if caller.projects is None or one.key in caller.projects]
+    if request.with_created and told and told[0].key == caller.account_id:
+        told[0].created = _made(environment, caller, client)
+    return pb.ProjectsResponse(projects=told)
 
 
 def find_project(environment: Environment, request: pb.ProjectRequest) -> pb.Project:
@@ -69,12 +76,32 @@ def find_project(environment: Environment, request: pb.ProjectRequest) -> pb.Pro
     client = _client(environment, caller.keys)
     found = resolve_project(environment, caller, request.name, client)
     if found.id is None:
-        return _of_account(environment, caller)
+        project = _of_account(environment, caller)
+        if request.with_created:
+            project.created = _made(environment, caller, client)
+        return project
     return _of_cloudstack(caller, found.row, _index(environment, caller, client))
 
 
 def _index(environment: Environment, caller: Caller, client: Client) -> Index:
     return environment.catalog.get(caller.key, projects_kind(environment, caller.account_name), client).index
+
+
+def _made(environment: Environment, caller: Caller, client: Client) -> str:
+    """When the caller's account was made."""
+    kind = Kind(
+        "account",
+        _ACCOUNT_SECONDS,
+        lambda client: [client.read("listAccounts", name=caller.account_name)],
+        environment.index,
+    )
+    rows = [row for _, row in environment.catalog.get(caller.key, kind, client).index]
+    row = next((row for row in rows if row["id"] == caller.account_id), {})
+    return _created(row)
+
+
+def _created(row: Row) -> str:
+    return from_cloudstack(row["created"]) if row.get("created") else ""
 
 
 def _of_account(environment: Environment, caller: Caller) -> pb.Project:
@@ -83,6 +110,7 @@ def _of_account(environment: Environment, caller: Caller) -> pb.Project:
         name=environment.name(caller.account_name),
         display_name=caller.account_name,
         number=number(caller.account_id),
+        id=slug(caller.account_name),
     )
 
 
@@ -92,7 +120,15 @@ def _of_cloudstack(caller: Caller, row: Row, index: Index) -> pb.Project:
     name = index.name(key)
     if name is None or is_account(caller, name):
         name = key
-    return pb.Project(key=key, name=name, display_name=row["name"], number=number(key))
+    return pb.Project(
+        key=key,
+        name=name,
+        display_name=row["name"],
+        number=number(key),
+        # Only names that are shown are found again.
+        id=name if slug(name) == name else key,
+        created=_created(row),
+    )
 
 
 def _client(environment: Environment, keys: Keys) -> Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from simulator.world import Account, Project, Template, User
 from tests.conftest import LINK_BASE, Cloud, OpenScope
 from tests.unit.made import ask, machine
 from translator_service import identity
+from translator_service.catalog import Catalog
 from translator_service.cloudstack.client import Endpoint
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.gce.naming import number
@@ -324,18 +326,41 @@ def test_the_account_comes_first_then_its_projects_by_name(
     early, late = new_project("A First", "demo"), new_project("zoo", "ian@example.org", "demo")
     new_project("hidden", "ian@example.org")
     demo, shop = account(simulated, "demo"), project(simulated, "webshop")
-    assert listed(environment, credential()) == [
-        pb.Project(key=demo.id, name="demo", display_name="demo", number=number(demo.id)),
-        pb.Project(key=early.id, name="a-first", display_name="A First", number=number(early.id)),
-        pb.Project(key=shop.id, name="webshop", display_name="webshop", number=number(shop.id)),
-        pb.Project(key=late.id, name="zoo", display_name="zoo", number=number(late.id)),
+    assert [(one.key, one.name, one.display_name, one.number) for one in listed(environment, credential())] == [
+        (demo.id, "demo", "demo", number(demo.id)),
+        (early.id, "a-first", "A First", number(early.id)),
+        (shop.id, "webshop", "webshop", number(shop.id)),
+        (late.id, "zoo", "zoo", number(late.id)),
     ]
 
 
-def test_names_follow_the_naming(environment: Environment, credential: MakeCredential) -> None:
-    assert [one.name for one in listed(environment, credential("ian"))] == ["ian-example-org"]
+def test_names_follow_the_naming(
+    environment: Environment, credential: MakeCredential, new_project: Callable[..., Project]
+) -> None:
+    """Ids do not: not every client takes every name."""
+    made = new_project("Web Shop", "ian@example.org")
+
+    def told() -> list[tuple[str, str]]:
+        environment.catalog = Catalog()
+        return [(one.name, one.id) for one in listed(environment, credential("ian"))]
+
+    assert told() == [("ian-example-org", "ian-example-org"), ("web-shop", "web-shop")]
     environment.settings.naming = "verbatim"
-    assert [one.name for one in listed(environment, credential("ian"))] == ["ian@example.org"]
+    assert told() == [("ian@example.org", "ian-example-org"), ("Web Shop", made.id)]
+
+
+def test_it_is_told_when_a_project_was_made(
+    environment: Environment, simulated: Cloud, credential: MakeCredential
+) -> None:
+    """CloudStack is asked about the account when that is wanted, and once."""
+    assert [bool(one.created) for one in listed(environment, credential())] == [False, True]
+    assert "listAccounts" not in simulated.calls
+    asked = pb.ProjectsRequest(credential=credential(), with_created=True)
+    first, second = identity.projects(environment, asked).projects
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000[+-]\d\d:\d\d", first.created) and second.created
+    request = pb.ProjectRequest(credential=credential(), name="demo", with_created=True)
+    assert identity.find_project(environment, request) == first
+    assert simulated.calls["listAccounts"] == 1
 
 
 def test_a_project_is_found_by_each_of_its_names(
@@ -343,7 +368,7 @@ def test_a_project_is_found_by_each_of_its_names(
 ) -> None:
     sealed = credential()
     for one in listed(environment, sealed):
-        for name in (one.name, one.display_name, one.key, str(one.number)):
+        for name in (one.name, one.display_name, one.key, str(one.number), one.id):
             assert found_project(environment, sealed, name) == one
     ian = account(simulated, "ian@example.org")
     for name in ("nothing", ian.name, "ian-example-org", ian.id, str(number(ian.id))):

@@ -49,6 +49,7 @@ def test_account(scope: Scope, simulated: Cloud) -> None:
     assert found.id == scope.project.number
     assert found.creationTimestamp.endswith("+00:00") and not found.creationTimestamp.startswith("1970")
     assert found.defaultNetworkTier == "PREMIUM"
+    assert found.defaultServiceAccount == f"{found.id}-compute@developer.gserviceaccount.com"
     assert get(scope) == found
     assert simulated.calls == {"listAccounts": 1}
 

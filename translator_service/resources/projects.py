@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import projects_pb2 as pb
+from gstack.kernel.accounts import default_service_account
 from gstack.kernel.errors import ApiError, invalid
 from translator_service.cloudstack.catalog import Entry, Kind
 from translator_service.cloudstack.client import Answer
@@ -153,6 +154,7 @@ def to_project(scope: Scope, row: Row, metadata: common_pb2.Metadata) -> pb.Proj
         quotas=quotas(scope),
         selfLink=scope.links.of(),
         defaultNetworkTier="PREMIUM",
+        defaultServiceAccount=default_service_account(scope.project.number),
         xpnProjectStatus="UNSPECIFIED_XPN_PROJECT_STATUS",
     )
 
