@@ -90,9 +90,12 @@ class Request:
 
 @dataclass
 class Response:
+    """keep: whether it may be remembered; not what was made for this request alone, which may be a secret."""
+
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": JSON})
+    keep: bool = True
 
 
 class Api:
@@ -251,10 +254,10 @@ class Api:
         if body is None:
             value = route.encode(route.reply.FromString(request.reply))
             body = codec.to_json(_masked(request, value), pretty)
-            if len(body) <= self.settings.reply_cache_bytes // 8:
+            if not route.mutates and len(body) <= self.settings.reply_cache_bytes // 8:
                 with self._lock:
                     self._encoded[key] = body
-        return Response(200, body)
+        return Response(200, body, keep=not route.mutates)
 
     def compressed(self, response: Response) -> Response:
         """The same response in gzip; large answers that are asked for again are compressed once."""
@@ -263,7 +266,7 @@ class Api:
             body = self._encoded.get(key)
         if body is None:
             body = gzip.compress(response.body, compresslevel=1, mtime=0)
-            if len(body) <= self.settings.reply_cache_bytes // 8:
+            if response.keep and len(body) <= self.settings.reply_cache_bytes // 8:
                 with self._lock:
                     self._encoded[key] = body
         return Response(

@@ -14,6 +14,7 @@ from gateway.discovery import Discovery
 from gateway.routes import COMPUTE, Router
 from gateway.tokens import Principal
 from gstack.compute.v1.instances_pb2 import Instance, InstanceList
+from gstack.compute.v1.operations_pb2 import Operation
 from gstack.kernel import metrics, tracing
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.errors import ApiError
@@ -365,6 +366,17 @@ def test_c1_what_is_kept_is_bounded_whatever_clients_make_up(translator: Transla
         assert api.handle(request("GET", LIST_PATH, f"fields=n{number}{'x' * 3000}")).status == 200
     assert len(api._encoded) <= 250
     assert max(len(repr(key)) for key in api._encoded) < 200
+
+
+def test_what_a_mutation_answers_is_not_kept(api: Api, translator: Translator) -> None:
+    """It may be the private half of a key, or a token."""
+    translator.reply = Operation(name="secret" * 300).SerializeToString()
+    response = api.handle(request("POST", LIST_PATH, body=b'{"name": "a"}'))
+    assert response.status == 200 and b"secret" in response.body
+    assert api.compressed(response).headers["Content-Encoding"] == "gzip"
+    assert not len(api._encoded)
+    api.compressed(api.handle(request("GET", LIST_PATH)))
+    assert len(api._encoded)
 
 
 def test_a_mask_that_is_none_is_refused_before_anything_is_done(api: Api, translator: Translator) -> None:
