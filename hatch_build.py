@@ -33,13 +33,13 @@ def compile_protos(root: Path = ROOT) -> None:
         f"--descriptor_set_out={root / 'gstack' / 'compute' / 'descriptors.binpb'}",
         *sources,
     ]
-    for package in ("api", "compute/v1", "auth/v1"):
-        target = root / "gstack" / package
+    for folder in sorted({Path(source).parent for source in sources}):
+        target = root / folder.relative_to(root / "protos")
         target.mkdir(parents=True, exist_ok=True)
-        for folder in (target, *target.parents):
-            if folder == root / "gstack":
+        for package in (target, *target.parents):
+            if package == root / "gstack":
                 break
-            (folder / "__init__.py").touch()
+            (package / "__init__.py").touch()
     if protoc.main(arguments) != 0:
         raise SystemExit("protoc failed")
 

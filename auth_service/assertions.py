@@ -37,7 +37,16 @@ TOKEN_AUDIENCES = frozenset(
     )
 )
 _OWN_TOKEN_PATHS = ("/oauth2/token", "/token", "/o/oauth2/token", "/oauth2/v4/token")
-_SERVICES = ("compute", "www", "iam")
+_SERVICES = (
+    "compute",
+    "www",
+    "iam",
+    "cloudbilling",
+    "cloudresourcemanager",
+    "iamcredentials",
+    "oslogin",
+    "serviceusage",
+)
 
 BAD_SIGNATURE = "Invalid JWT Signature."
 

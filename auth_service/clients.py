@@ -25,7 +25,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SDK = "32555940559.apps.googleusercontent.com"
 # Application default credentials: a file with a refresh token that many processes read and none writes back.
 _FILES = "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com"
-_SERVICE_ACCOUNT = ".iam.gserviceaccount.com"
+_SERVICE_ACCOUNT = (".iam.gserviceaccount.com", "@developer.gserviceaccount.com")
 _TOOLS = {SDK: "Google Cloud SDK", _FILES: "Google Auth Library"}
 
 

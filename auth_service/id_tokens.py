@@ -42,7 +42,7 @@ class IdTokens:
         self._public: dict[str, Any] = {}
 
     def issue(self, issuer: str, audience: str, subject: str, email: str, *, verified: bool, **claims: Any) -> str:
-        """verified: whether the address is known to be the subject's. claims: more; empty ones are left out."""
+        """email: "" is none. verified: whether it is known to be the subject's. claims: more, unless they are empty."""
         identity, private, _ = self._keys()
         now = int(time.time())
         content = {
@@ -50,8 +50,7 @@ class IdTokens:
             "aud": audience,
             "azp": audience,
             "sub": subject,
-            "email": email,
-            "email_verified": verified,
+            **({"email": email, "email_verified": verified} if email else {}),
             "iat": now,
             "exp": now + SECONDS,
             **{name: value for name, value in claims.items() if value},

@@ -154,14 +154,15 @@ class People:
             content["projects"] = list(projects)
         return self._sealer.seal_message(content, sealing.CREDENTIAL, CREDENTIAL_SECONDS)
 
-    def projects(self, owner: str, sealed: bytes) -> list[identity_pb2.Project]:
+    def projects(self, owner: str, sealed: bytes, *, with_created: bool = False) -> list[identity_pb2.Project]:
         with self._projects.place(owner, _PATIENCE):
-            return list(_ask(self._identity.Projects, identity_pb2.ProjectsRequest(credential=sealed)).projects)
+            request = identity_pb2.ProjectsRequest(credential=sealed, with_created=with_created)
+            return list(_ask(self._identity.Projects, request).projects)
 
-    def project(self, owner: str, sealed: bytes, name: str) -> identity_pb2.Project:
+    def project(self, owner: str, sealed: bytes, name: str, *, with_created: bool = False) -> identity_pb2.Project:
         """Raises 404 for a project that is not the principal's."""
         with self._projects.place(owner, _PATIENCE):
-            request = identity_pb2.ProjectRequest(credential=sealed, name=name)
+            request = identity_pb2.ProjectRequest(credential=sealed, name=name, with_created=with_created)
             found: identity_pb2.Project = _ask(self._identity.FindProject, request)
         return found
 

@@ -17,6 +17,8 @@ _READ_ONLY = {
     _GOOGLE + "cloud-platform": (_GOOGLE + "cloud-platform.read-only",),
     _GOOGLE + "compute": (_GOOGLE + "compute.readonly",),
     _GOOGLE + "iam": (),
+    _GOOGLE + "service.management": (),
+    _GOOGLE + "cloud-billing": (_GOOGLE + "cloud-billing.readonly",),
 }
 _INACTIVE = pb.Principal(active=False)
 # Longer than any JWT that is accepted.

@@ -15,15 +15,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
 from auth_service.id_tokens import IdTokens
+from auth_service.impersonation import Impersonation
 from auth_service.limits import Limits
 from auth_service.logins import Logins
 from auth_service.oauth import OAuthService
 from auth_service.pages import PagesService
 from auth_service.people import People
 from auth_service.principals import Principals
+from auth_service.projects import Projects
 from auth_service.service_accounts import Caller, ServiceAccounts
+from auth_service.service_usage import ServiceUsage
 from auth_service.store.auth_store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
+from gstack.auth.cloudbilling.v1 import billing_pb2
+from gstack.auth.iamcredentials.v1 import credentials_pb2
+from gstack.auth.resourcemanager.v1 import projects_pb2
+from gstack.auth.serviceusage.v1 import services_pb2
 from gstack.auth.v1 import auth_pb2, iam_pb2, identity_pb2_grpc, pages_pb2
 from gstack.kernel import database, metrics, rpc, sealing, tracing, trust
 from gstack.kernel.errors import ApiError
@@ -105,20 +112,25 @@ def add_services(
     _add_all(server, auth_pb2, "OAuth", programs, settings.auth_threads)
     pages = PagesService(oauth, store, people, accounts, shared, limits, Logins(store, shared, settings))
     _add_all(server, pages_pb2, "Pages", pages)
-    for service, methods in _iam(accounts, shared).items():
-        _add(server, iam_pb2, service, methods)
+    impersonation = Impersonation(store, accounts, id_tokens, limits, settings)
+    for module, served in _apis(accounts, impersonation, Projects(people), shared):
+        for service, methods in served.items():
+            _add(server, module, service, methods)
 
 
-def _iam(accounts: ServiceAccounts, shared: sealing.Keyring) -> dict[str, dict[str, Method]]:
-    """The methods of IAM's REST API. The gateway sends the principal's credential, as it does to translators."""
+def _apis(
+    accounts: ServiceAccounts, impersonation: Impersonation, projects: Projects, shared: sealing.Keyring
+) -> list[tuple[ModuleType, dict[str, dict[str, Method]]]]:
+    """The methods of Google's REST APIs. The gateway sends the principal's credential, as it does to translators."""
 
     def of_caller(function: Callable[[Caller, Any], Any]) -> Method:
         return lambda request, context: function(_caller(context, shared), request)
 
-    def create_key(request: Any, context: grpc.ServicerContext) -> Any:
-        return accounts.create_key(_caller(context, shared), _metadata(context, rpc.LINK_BASE), request)
+    def with_base(function: Callable[[Caller, str, Any], Any]) -> Method:
+        return lambda request, context: function(_caller(context, shared), _metadata(context, rpc.LINK_BASE), request)
 
-    return {
+    usage = ServiceUsage(projects.find)
+    iam = {
         "ServiceAccounts": {
             "Create": of_caller(accounts.create),
             "List": of_caller(accounts.list),
@@ -130,7 +142,7 @@ def _iam(accounts: ServiceAccounts, shared: sealing.Keyring) -> dict[str, dict[s
             "Disable": of_caller(accounts.disable),
         },
         "ServiceAccountKeys": {
-            "Create": create_key,
+            "Create": with_base(accounts.create_key),
             "Upload": of_caller(accounts.upload_key),
             "List": of_caller(accounts.list_keys),
             "Get": of_caller(accounts.get_key),
@@ -139,6 +151,38 @@ def _iam(accounts: ServiceAccounts, shared: sealing.Keyring) -> dict[str, dict[s
             "Disable": of_caller(accounts.disable_key),
         },
     }
+    credentials = {
+        "ServiceAccounts": {
+            "GenerateAccessToken": of_caller(impersonation.access_token),
+            "GenerateIdToken": with_base(impersonation.id_token),
+        }
+    }
+    managed = {
+        "Projects": {
+            "Get": of_caller(projects.get),
+            "List": of_caller(projects.list),
+            "GetAncestry": of_caller(projects.get_ancestry),
+            "GetIamPolicy": of_caller(projects.get_iam_policy),
+            "TestIamPermissions": of_caller(projects.test_iam_permissions),
+        }
+    }
+    services = {
+        "Services": {
+            "Get": of_caller(usage.get),
+            "List": of_caller(usage.list),
+            "BatchGet": of_caller(usage.batch_get),
+            "Enable": of_caller(usage.enable),
+            "BatchEnable": of_caller(usage.batch_enable),
+        },
+        "Operations": {"Get": of_caller(usage.operation)},
+    }
+    return [
+        (iam_pb2, iam),
+        (credentials_pb2, credentials),
+        (projects_pb2, managed),
+        (services_pb2, services),
+        (billing_pb2, {"Projects": {"GetBillingInfo": of_caller(projects.billing)}}),
+    ]
 
 
 def _metadata(context: grpc.ServicerContext, name: str) -> Any:
@@ -152,7 +196,7 @@ def _caller(context: grpc.ServicerContext, shared: sealing.Keyring) -> Caller:
         found = shared.open_message(sealed, sealing.CREDENTIAL)
     except sealing.SealError:
         raise ApiError(401, "Request had invalid authentication credentials.") from None
-    return Caller(found["key"], found["credential_id"], sealed)
+    return Caller(found["key"], found["credential_id"], found["subject"], sealed)
 
 
 def _with_database(method: Method) -> Method:

@@ -36,6 +36,7 @@ from auth_service.store.auth_store import AuthStore
 from auth_service.store.credentials import Credential
 from gstack.auth.v1 import iam_pb2 as pb
 from gstack.auth.v1 import identity_pb2
+from gstack.kernel.accounts import default_service_account, project_of
 from gstack.kernel.errors import ApiError, invalid, required
 from gstack.kernel.settings import Settings
 
@@ -43,6 +44,7 @@ from gstack.kernel.settings import Settings
 _ACCOUNT_ID = re.compile(r"[a-z](?:[-a-z0-9]{4,28}[a-z0-9])")
 _MAX_DISPLAY_NAME = 100
 _MAX_DESCRIPTION = 256
+_DEFAULT_NAME = "Compute Engine default service account"
 _MAX_KEYS = 10
 _MAX_ACCOUNTS = 100
 _PAGE = 100
@@ -61,15 +63,17 @@ _MAX_PROJECTS = 100
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes and reads service accounts, as auth and translators know it."""
+    """Who asks Google's APIs that are answered here, as auth and translators know it. subject: name or address."""
 
     owner: str
     credential_id: str
+    subject: str
     sealed: bytes
 
     @classmethod
     def of(cls, people: People, credential: Credential) -> Caller:
-        return cls(credential.owner, credential.id, people.sealed(credential, credential.subject, {}))
+        subject = credential.subject
+        return cls(credential.owner, credential.id, subject, people.sealed(credential, subject, {}))
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class ServiceAccounts:
         if not 0 <= request.pageSize <= _PAGE:
             raise invalid("pageSize", f"'{request.pageSize}'. It must be at most {_PAGE}.")
         size = request.pageSize or _PAGE
+        self._default(caller, project)
         # The token is the last address of the page before: nothing to sign, it only says where to go on.
         rows = [
             row
@@ -122,7 +127,7 @@ class ServiceAccounts:
         )
 
     def get(self, caller: Caller, request: pb.GetServiceAccountRequest) -> pb.ServiceAccount:
-        return _account(self._find(caller, request.project, request.account))
+        return _account(self.find(caller, request.project, request.account))
 
     def patch(self, caller: Caller, request: pb.PatchServiceAccountRequest) -> pb.ServiceAccount:
         body = request.patchServiceAccountRequest
@@ -139,21 +144,25 @@ class ServiceAccounts:
         return self._change(caller, request, request.serviceAccount, {"display_name", "description"})
 
     def delete(self, caller: Caller, request: pb.DeleteServiceAccountRequest) -> pb.Empty:
-        self._store.service_accounts.delete(self._find(caller, request.project, request.account)["id"])
+        account = self.find(caller, request.project, request.account)
+        if project_of(account["email"]):
+            text = "A project always has its default service account. It can be disabled."
+            raise ApiError(400, text, "failedPrecondition")
+        self._store.service_accounts.delete(account["id"])
         return pb.Empty()
 
     def enable(self, caller: Caller, request: pb.EnableServiceAccountRequest) -> pb.Empty:
-        self._store.service_accounts.change(self._find(caller, request.project, request.account)["id"], disabled=False)
+        self._store.service_accounts.change(self.find(caller, request.project, request.account)["id"], disabled=False)
         return pb.Empty()
 
     def disable(self, caller: Caller, request: pb.DisableServiceAccountRequest) -> pb.Empty:
-        self._store.service_accounts.change(self._find(caller, request.project, request.account)["id"], disabled=True)
+        self._store.service_accounts.change(self.find(caller, request.project, request.account)["id"], disabled=True)
         return pb.Empty()
 
     # Keys
 
     def create_key(self, caller: Caller, base: str, request: pb.CreateServiceAccountKeyRequest) -> pb.ServiceAccountKey:
-        account = self._find(caller, request.project, request.account)
+        account = self.find(caller, request.project, request.account)
         projects = {account["project_key"]: account["project"]}
         row, private = self._new_key(caller, account, projects, read_only=False, expires=0.0)
         key = _key(account, row)
@@ -162,14 +171,14 @@ class ServiceAccounts:
         return key
 
     def upload_key(self, caller: Caller, request: pb.UploadServiceAccountKeyRequest) -> pb.ServiceAccountKey:
-        account = self._find(caller, request.project, request.account)
+        account = self.find(caller, request.project, request.account)
         public = _read_public(request.uploadServiceAccountKeyRequest.publicKeyData)
         projects = {account["project_key"]: account["project"]}
         row = self._add_key(caller, account, public, projects, uploaded=True, read_only=False)
         return _key(account, row)
 
     def list_keys(self, caller: Caller, request: pb.ListServiceAccountKeysRequest) -> pb.ListServiceAccountKeysResponse:
-        account = self._find(caller, request.project, request.account)
+        account = self.find(caller, request.project, request.account)
         # There are no keys that we manage for the caller.
         wanted = not request.keyTypes or set(request.keyTypes) & {"USER_MANAGED", "KEY_TYPE_UNSPECIFIED"}
         rows = self._store.service_account_keys.of(account["id"]) if wanted else []
@@ -224,9 +233,15 @@ class ServiceAccounts:
 
     # Helpers
 
-    def _find(self, caller: Caller, project: str, account: str) -> Any:
+    def find(self, caller: Caller, project: str, account: str) -> Any:
         """By e-mail address or unique id, in a project or in any (`-`). Raises 404 for what is not the caller's."""
-        key = None if project == "-" else self._people.project(caller.owner, caller.sealed, project).key
+        number = project_of(account)
+        key = None
+        if number or project != "-":
+            found = self._people.project(caller.owner, caller.sealed, number if project == "-" else project)
+            key = found.key
+            if number == str(found.number):
+                return self._default(caller, found)
         rows = self._store.service_accounts.of(caller.owner, key)
         named = [row for row in rows if account in (row["email"], row["unique_id"])]
         # Clients make the address up from the names of account and project, also where that is another tenant's.
@@ -237,8 +252,28 @@ class ServiceAccounts:
             return row
         raise ApiError(404, f"Unknown service account: projects/{project}/serviceAccounts/{account}", "notFound")
 
+    def _default(self, caller: Caller, project: identity_pb2.Project) -> Any:
+        """The project's default account: who may use the project has one of this address, made when it is asked for.
+
+        It acts with the keys of who asks, as any service account does, so it gives nobody more than they have.
+        """
+        email = default_service_account(project.number)
+        account_id = email.partition("@")[0]
+
+        def stored() -> Any:
+            rows = self._store.service_accounts.of(caller.owner, project.key)
+            return next((row for row in rows if row["account_id"] == account_id), None)
+
+        found = stored()
+        if found is None:
+            described = pb.ServiceAccount(displayName=_DEFAULT_NAME)
+            # Another replica may be first.
+            self._store.service_accounts.add(**_row(caller, project, account_id, email, described))
+            found = stored()
+        return found
+
     def _find_key(self, caller: Caller, request: Any) -> tuple[Any, Any]:
-        account = self._find(caller, request.project, request.account)
+        account = self.find(caller, request.project, request.account)
         for row in self._store.service_account_keys.of(account["id"]):
             if row["id"] == request.key:
                 return account, row
@@ -256,23 +291,11 @@ class ServiceAccounts:
             )
         _check_texts(asked)
         self._limits.key(caller.owner)
-        if len(self._store.service_accounts.of(caller.owner, project.key)) >= _MAX_ACCOUNTS:
+        own = self._store.service_accounts.of(caller.owner, project.key)
+        if sum(not project_of(row["email"]) for row in own) >= _MAX_ACCOUNTS:
             raise ApiError(429, f"A project has at most {_MAX_ACCOUNTS} service accounts.", "quotaExceeded")
         host = self._store.service_accounts.host(caller.owner, project.key, _host(project.name))
-        row = {
-            "id": str(uuid.uuid4()),
-            "unique_id": f"1{secrets.randbelow(10**20):020}",
-            "owner": caller.owner,
-            "credential_id": caller.credential_id,
-            "project_key": project.key,
-            "project": project.name,
-            "account_id": account_id,
-            "email": _address(account_id, host),
-            "display_name": asked.displayName,
-            "description": asked.description,
-            "disabled": False,
-            "created": time.time(),
-        }
+        row = _row(caller, project, account_id, _address(account_id, host), asked)
         if not self._store.service_accounts.add(**row):
             raise ApiError(
                 409, f"Service account {account_id} already exists within project {project.name}.", "alreadyExists"
@@ -281,7 +304,7 @@ class ServiceAccounts:
 
     def _change(self, caller: Caller, request: Any, asked: pb.ServiceAccount, fields: set[str]) -> pb.ServiceAccount:
         _check_texts(asked)
-        row = self._find(caller, request.project, request.account)
+        row = self.find(caller, request.project, request.account)
         if asked.etag and asked.etag != _etag(row):
             raise ApiError(409, "There were concurrent changes. Read the service account again.", "aborted")
         values = {"display_name": asked.displayName, "description": asked.description}
@@ -341,6 +364,25 @@ class ServiceAccounts:
             "universe_domain": self._universe,
         }
         return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def _row(
+    caller: Caller, project: identity_pb2.Project, account_id: str, email: str, asked: pb.ServiceAccount
+) -> dict[str, Any]:
+    return {
+        "id": str(uuid.uuid4()),
+        "unique_id": f"1{secrets.randbelow(10**20):020}",
+        "owner": caller.owner,
+        "credential_id": caller.credential_id,
+        "project_key": project.key,
+        "project": project.name,
+        "account_id": account_id,
+        "email": email,
+        "display_name": asked.displayName,
+        "description": asked.description,
+        "disabled": False,
+        "created": time.time(),
+    }
 
 
 def _address(account_id: str, host: str) -> str:

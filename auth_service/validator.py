@@ -61,8 +61,9 @@ def found(request: Request) -> Found:
     return made
 
 
+MAX_SCOPES = 50
 # The letters of RFC 6749, 3.3.
-_SCOPE = re.compile(r"[!#-\[\]-~]{1,199}")
+SCOPE = re.compile(r"[!#-\[\]-~]{1,199}")
 # Base64url of a SHA-256 (RFC 7636, 4.2).
 _CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)
 _NONCE = re.compile(r"[ -~]{0,255}")
@@ -129,7 +130,7 @@ class Validator(RequestValidator):  # type: ignore[misc]
     def validate_scopes(
         self, client_id: str, scopes: list[str], client: Client, request: Request, *args: Any, **kwargs: Any
     ) -> bool:
-        return len(scopes) <= 50 and all(_SCOPE.fullmatch(scope) for scope in scopes)
+        return len(scopes) <= MAX_SCOPES and all(SCOPE.fullmatch(scope) for scope in scopes)
 
     def get_default_scopes(self, client_id: str, request: Request, *args: Any, **kwargs: Any) -> list[str]:
         return list(DEFAULT_SCOPES)
@@ -296,7 +297,8 @@ class Validator(RequestValidator):  # type: ignore[misc]
             "client_id": found(request).client_id or request.client.kept_id,
             "scopes": " ".join(request.scopes or DEFAULT_SCOPES),
             "remote_address": _address(request),
-            "service_account_key": key.id if key else None,
+            "service_account_key": (key.id or None) if key else None,
+            "service_account": key.account if key and not key.id else None,
             "parent": found(request).parent,
         }
         now = time.time()

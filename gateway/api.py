@@ -238,7 +238,9 @@ class Api:
     def say(self, request: Request) -> Response:
         """What there is of a method that is not ours. Raises 400 and 404."""
         assert isinstance(request.route, Other)
-        value = request.route.answer(request.path_parameters["path"], self.link_base(request))
+        value = request.route.answer(
+            request.path_parameters["path"], self.link_base(request), self.router.surface.advice
+        )
         return Response(200, codec.to_json(_masked(request, value), _is_pretty(request)))
 
     def encode(self, request: Request) -> Response:

@@ -74,8 +74,11 @@ class Other:
     def lists(self) -> bool:
         return self.id.endswith((".list", ".aggregatedList")) and set(self.path_parameters) <= _SCOPES
 
-    def answer(self, path: str, base: str) -> dict[str, Any]:
-        """An empty list. path: of the request, below the version; base: of links. Raises 400 and 404."""
+    def answer(self, path: str, base: str, advice: str = "") -> dict[str, Any]:
+        """An empty list. path: of the request, below the version; base: of links; advice: for a refusal.
+
+        Raises 400 and 404.
+        """
         if self.is_absent and self.lists:
             return {
                 "kind": f"compute#{self.reply[:1].lower()}{self.reply[1:]}",
@@ -85,7 +88,7 @@ class Other:
             }
         if self.is_absent and not set(self.path_parameters) <= _SCOPES:
             raise not_found(path)
-        raise not_offered(self.id)
+        raise not_offered(self.id, advice)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Paths to methods, compiled from the protos; and the rest of Google's methods (see others.py).
 
-`gce_methods.txt` and `iam_methods.txt` list every method of compute v1 and of IAM's service accounts (from their
-discovery documents): what is there and not in our protos is refused by name, what is in neither is 404.
+The files `*_methods.txt` list every method of the APIs, of IAM those of service accounts (from their discovery
+documents): what is there and not in our protos is refused by name, what is in neither is 404.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway import codec, others, tokens
 from gateway.others import Other
 from gstack.kernel import contract
-from gstack.kernel.contract import http_rule, method_id, waits
+from gstack.kernel.contract import http_rule, method_id, reads, waits
 from gstack.kernel.errors import ApiError, unsupported
 
 
@@ -28,7 +28,8 @@ class Surface:
     """An API of Google's that we serve.
 
     package: of its protos. prefix: of its paths, before the version. other_methods: file with the rest of its methods.
-    canonical_status: errors carry `status`, as those of Google's younger APIs.
+    canonical_status: errors carry `status`, as those of Google's younger APIs. mount: what stands before all its paths
+    here, where APIs that have hosts of their own at Google share one. advice: what else a client can do.
     """
 
     package: str
@@ -37,12 +38,35 @@ class Surface:
     other_methods: str
     scopes: tokens.Scopes
     canonical_status: bool
+    mount: str = ""
+    advice: str = ""
 
 
 COMPUTE = Surface(
     contract.COMPUTE, "compute/", ("v1", "beta", "alpha", "v1beta16"), "gce_methods.txt", tokens.COMPUTE, False
 )
 IAM = Surface(contract.AUTH, "", ("v1",), "iam_methods.txt", tokens.IAM, True)
+
+
+def _beside(name: str, package: str, scopes: tokens.Scopes, **more: Any) -> Surface:
+    options: dict[str, Any] = {"versions": ("v1",), "canonical_status": True, "mount": f"{name}/", **more}
+    return Surface(f"{contract.AUTH_APIS}.{package}", "", other_methods=f"{name}_methods.txt", scopes=scopes, **options)
+
+
+RESOURCE_MANAGER = _beside("cloudresourcemanager", "resourcemanager.v1", tokens.RESOURCE_MANAGER)
+SERVICE_USAGE = _beside("serviceusage", "serviceusage.v1", tokens.SERVICE_USAGE)
+CREDENTIALS = _beside("iamcredentials", "iamcredentials.v1", tokens.CREDENTIALS)
+BILLING = _beside("cloudbilling", "cloudbilling.v1", tokens.BILLING)
+OS_LOGIN = _beside(
+    "oslogin",
+    "oslogin.v1",
+    tokens.COMPUTE,
+    versions=("v1", "v1beta", "v1alpha"),
+    advice=" There is no OS Login here: take enable-oslogin out of the metadata of project and instance, and keys in "
+    "metadata let people in.",
+)
+# What clients of Compute Engine ask besides.
+BESIDES = (RESOURCE_MANAGER, SERVICE_USAGE, CREDENTIALS, BILLING, OS_LOGIN)
 
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
 # Parameters of every method that change nothing here, or are handled by the gateway itself.
@@ -67,11 +91,12 @@ class Route:
     body: str
     waits: bool  # for something to end, as long as it may
     others: frozenset[str]  # parameters that GCE has and we do not
+    reads: bool
 
     @property
     def mutates(self) -> bool:
         """Waiting for an operation is a POST and changes nothing; Google's read-only scopes allow it."""
-        return self.verb != "GET" and not self.waits
+        return not self.reads and not self.waits
 
     def decode(self, path: dict[str, str], query: list[tuple[str, str]], body: bytes) -> Message:
         """The request message. Raises 400 naming the parameter or field at fault."""
@@ -146,6 +171,7 @@ class Router:
             body=rule.body,
             waits=waits(method),
             others=frozenset(one.name for one in googles.query_parameters()) if googles else frozenset(),
+            reads=reads(method),
         )
         self.routes.append(route)
         self._add(rule.verb, rule.path.removeprefix(f"/{self.surface.prefix}{self.surface.versions[0]}/"), route)

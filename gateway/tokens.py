@@ -48,6 +48,20 @@ IAM = Scopes(
     frozenset((_GOOGLE + "cloud-platform", _GOOGLE + "iam")),
     frozenset((_GOOGLE + "cloud-platform.read-only",)),
 )
+RESOURCE_MANAGER = Scopes(
+    frozenset((_GOOGLE + "cloud-platform",)),
+    frozenset((_GOOGLE + "cloud-platform.read-only",)),
+)
+SERVICE_USAGE = Scopes(
+    frozenset((_GOOGLE + "cloud-platform", _GOOGLE + "service.management")),
+    frozenset((_GOOGLE + "cloud-platform.read-only",)),
+)
+# Google's Python library asks with `iam`, though the discovery document does not name it.
+CREDENTIALS = Scopes(frozenset((_GOOGLE + "cloud-platform", _GOOGLE + "iam")), frozenset())
+BILLING = Scopes(
+    frozenset((_GOOGLE + "cloud-platform", _GOOGLE + "cloud-billing")),
+    frozenset((_GOOGLE + "cloud-billing.readonly", _GOOGLE + "cloud-platform.read-only")),
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class Tokens:
             response_deserializer=auth_pb2.Principal.FromString,
         )
         self._seconds = seconds
-        self._issuer = issuer
+        self.issuer = issuer
         self._cache: TLRUCache[bytes, Principal] = TLRUCache(
             _SIZE,
             ttu=lambda _key, principal, _now: principal.known_until,
@@ -100,7 +114,7 @@ class Tokens:
         token = token.strip()
         if not token or scheme.lower() not in ("bearer", "oauth"):
             raise ApiError(401, INVALID if authorization else MISSING, "authError" if authorization else "required")
-        issuer = self._issuer(base)
+        issuer = self.issuer(base)
         key = hashlib.sha256(f"{issuer} {token}".encode()).digest()
         with self._lock:
             known = self._cache.get(key)

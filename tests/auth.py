@@ -20,13 +20,16 @@ import orjson
 from auth_service.assertions import Assertions
 from auth_service.grants import OAuthServer
 from auth_service.id_tokens import IdTokens
+from auth_service.impersonation import Impersonation
 from auth_service.limits import Limits
 from auth_service.logins import Logins
 from auth_service.oauth import OAuthService
 from auth_service.pages import PagesService
 from auth_service.people import People
 from auth_service.principals import Principals
+from auth_service.projects import Projects
 from auth_service.service_accounts import Caller, ServiceAccounts
+from auth_service.service_usage import ServiceUsage
 from auth_service.store.auth_store import AuthStore
 from auth_service.validator import RevocationValidator, Validator
 from gstack.auth.v1 import auth_pb2, iam_pb2, pages_pb2
@@ -105,6 +108,9 @@ class Auth:
         revocation = RevocationValidator(self.store, self.people, assertions, limits, self.settings)
         server = OAuthServer(validator, revocation, id_tokens, self.settings.access_token_seconds)
         self.accounts = ServiceAccounts(self.store, self.people, limits, self.settings)
+        self.impersonation = Impersonation(self.store, self.accounts, id_tokens, limits, self.settings)
+        self.projects = Projects(self.people)
+        self.usage = ServiceUsage(self.projects.find)
         self.principals = Principals(self.store, self.people, assertions)
         self.oauth = OAuthService(server, validator, self.store, self.people, id_tokens, limits)
         attempts = Logins(self.store, environment.sealer, self.settings)

@@ -31,12 +31,17 @@ KEY_COLUMNS = (
     service_accounts.c.email.label("account_email"),
     service_accounts.c.unique_id.label("account_unique_id"),
     service_accounts.c.disabled.label("account_disabled"),
+    service_accounts.c.project_key.label("account_project_key"),
+    service_accounts.c.project.label("account_project"),
 )
 
 
 @dataclass(frozen=True)
 class ServiceKey:
-    """A service account key with what is needed of its account. projects: key -> name, empty is all."""
+    """A service account key with what is needed of its account. projects: key -> name, empty is all.
+
+    Also what stands for a key when an account got a token without one; its id is "" then.
+    """
 
     id: str
     account: str  # id of the service account
@@ -104,6 +109,20 @@ class ServiceAccountKeys(Part):
 
 
 def key_of(row: Any, owner: Credential) -> ServiceKey:
+    if row["key_id"] is None:
+        return ServiceKey(
+            id="",
+            account=row["account_id"],
+            email=row["account_email"],
+            unique_id=row["account_unique_id"],
+            owner=owner,
+            public_key="",
+            usable=not row["account_disabled"],
+            projects={row["account_project_key"]: row["account_project"]},
+            read_only=False,
+            last_used=0.0,
+            expires=0.0,
+        )
     over = 0 < row["key_expires"] <= time.time()
     return ServiceKey(
         id=row["key_id"],

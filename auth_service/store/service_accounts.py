@@ -62,4 +62,4 @@ class ServiceAccounts(Part):
 
 def _tokens_of(identity: str) -> sa.Delete:
     keys = sa.select(service_account_keys.c.id).where(service_account_keys.c.service_account_id == identity)
-    return tokens.delete().where(tokens.c.service_account_key.in_(keys))
+    return tokens.delete().where(sa.or_(tokens.c.service_account == identity, tokens.c.service_account_key.in_(keys)))

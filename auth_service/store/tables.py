@@ -45,11 +45,13 @@ tokens = sa.Table(
     sa.Column("remote_address", sa.String(64), nullable=False, server_default=""),
     sa.Column("service_account_key", sa.String(40)),  # the key whose assertion got it
     sa.Column("parent", sa.LargeBinary(32)),  # hash of the token that was exchanged for it
+    sa.Column("service_account", sa.String(36)),  # whose it is, when no key got it
     sa.Index("tokens_by_family", "family"),
     sa.Index("tokens_by_expiry", "expires"),
     sa.Index("tokens_by_credential", "credential_id", "kind"),
     sa.Index("tokens_by_service_account_key", "service_account_key"),
     sa.Index("tokens_by_parent", "parent"),
+    sa.Index("tokens_by_service_account", "service_account"),
 )
 
 sessions = sa.Table(

@@ -24,6 +24,7 @@ _TOKEN: dict[str, Any] = {
     "remote_address": "",
     "service_account_key": None,
     "parent": None,
+    "service_account": None,
 }
 
 
@@ -45,7 +46,7 @@ class Tokens(Part):
         return self._first(query)
 
     def bearer(self, token: str) -> tuple[sa.RowMapping, Credential, ServiceKey | None] | None:
-        """An access token with its owner and, if one got it, its service account key: one query."""
+        """An access token with its owner and, if it is a service account's, that account's key: one query."""
         query = (
             sa.select(
                 tokens.c.scopes,
@@ -59,20 +60,27 @@ class Tokens(Part):
             .add_columns(*KEY_COLUMNS)
             .join(credentials, credentials.c.id == tokens.c.credential_id)
             .outerjoin(service_account_keys, service_account_keys.c.id == tokens.c.service_account_key)
-            .outerjoin(service_accounts, service_accounts.c.id == service_account_keys.c.service_account_id)
+            .outerjoin(
+                service_accounts,
+                service_accounts.c.id
+                == sa.func.coalesce(service_account_keys.c.service_account_id, tokens.c.service_account),
+            )
             .where(
                 tokens.c.hash == digest(token),
                 tokens.c.kind == "access",
                 tokens.c.expires > time.time(),
-                # A token whose key is gone has lost its limits with it.
-                sa.or_(tokens.c.service_account_key.is_(None), service_accounts.c.id.is_not(None)),
+                # A token whose key or account is gone has lost its limits with it.
+                sa.or_(
+                    sa.and_(tokens.c.service_account_key.is_(None), tokens.c.service_account.is_(None)),
+                    service_accounts.c.id.is_not(None),
+                ),
             )
         )
         row = self._first(query)
         if row is None:
             return None
         owner = owner_of(self._keyring, row)
-        return row, owner, key_of(row, owner) if row["key_id"] else None
+        return row, owner, key_of(row, owner) if row["account_id"] else None
 
     def use(self, token: str, again_within: float = 0.0) -> bool:
         """Mark a code or a refresh token as used; False when it was used before, by whichever replica.

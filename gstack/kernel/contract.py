@@ -17,6 +17,8 @@ from gstack.api import field_pb2
 
 COMPUTE = "gstack.compute.v1"
 AUTH = "gstack.auth.v1"
+# What the packages of the other APIs that auth answers begin with.
+AUTH_APIS = "gstack.auth"
 DESCRIPTORS = "descriptors.binpb"
 
 
@@ -83,6 +85,11 @@ def http_rule(method: MethodDescriptor) -> HttpRule:
 def waits(method: MethodDescriptor) -> bool:
     """Whether the method only waits for something to end, and answers with what it is by then."""
     return bool(method.GetOptions().Extensions[field_pb2.waits])  # type: ignore[index]
+
+
+def reads(method: MethodDescriptor) -> bool:
+    """Whether the method changes nothing, whatever its verb is."""
+    return http_rule(method).verb == "GET" or bool(method.GetOptions().Extensions[field_pb2.reads])  # type: ignore[index]
 
 
 def enum_values(field: FieldDescriptor) -> tuple[str, ...]:

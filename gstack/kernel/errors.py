@@ -153,6 +153,6 @@ def unsupported(field: str, why: str) -> ApiError:
     return ApiError(400, f"Invalid value for field '{field}': {why}", "unsupportedOperation", field)
 
 
-def not_offered(method: str) -> ApiError:
-    """400 for a method that GCE has and we do not. No 5xx, which clients repeat."""
-    return ApiError(400, f"Method {method} is not offered here.", "notSupported")
+def not_offered(method: str, advice: str = "") -> ApiError:
+    """400 for a method that GCE has and we do not. No 5xx, which clients repeat. advice: what else there is to do."""
+    return ApiError(400, f"Method {method} is not offered here.{advice}", "notSupported")

@@ -11,7 +11,17 @@ import grpc
 import pytest
 import time_machine
 
-from gateway.tokens import COMPUTE, IAM, Principal, Scopes, Tokens
+from gateway.tokens import (
+    BILLING,
+    COMPUTE,
+    CREDENTIALS,
+    IAM,
+    RESOURCE_MANAGER,
+    SERVICE_USAGE,
+    Principal,
+    Scopes,
+    Tokens,
+)
 from gstack.auth.v1 import auth_pb2
 from gstack.compute.v1.instances_pb2 import Instance
 from gstack.kernel.errors import ApiError
@@ -199,6 +209,20 @@ _GOOGLE = "https://www.googleapis.com/auth/"
         (IAM, "cloud-platform", True, True),
         (IAM, "iam", True, True),
         (IAM, "cloud-platform.read-only", True, False),
+        (RESOURCE_MANAGER, "cloud-platform", True, True),
+        (RESOURCE_MANAGER, "cloud-platform.read-only", True, False),
+        (RESOURCE_MANAGER, "compute", False, False),
+        (SERVICE_USAGE, "cloud-platform", True, True),
+        (SERVICE_USAGE, "service.management", True, True),
+        (SERVICE_USAGE, "cloud-platform.read-only", True, False),
+        (SERVICE_USAGE, "compute", False, False),
+        (CREDENTIALS, "cloud-platform", True, True),
+        (CREDENTIALS, "cloud-platform.read-only", False, False),
+        (CREDENTIALS, "compute", False, False),
+        (CREDENTIALS, "iam", True, True),
+        (BILLING, "cloud-platform", True, True),
+        (BILLING, "cloud-billing.readonly", True, False),
+        (BILLING, "compute", False, False),
     ],
 )
 def test_a13_scopes(needed: Scopes, scope: str, reads: bool, writes: bool) -> None:
