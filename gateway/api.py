@@ -32,7 +32,7 @@ from gateway import codec, fields
 from gateway.fields import Mask
 from gateway.limits import Users
 from gateway.others import Other
-from gateway.routes import IAM, Route, Router
+from gateway.routes import COMPUTE, CREDENTIALS, Route, Router
 from gateway.tokens import Principal, Tokens
 from gstack.kernel import metrics, rpc, tracing
 from gstack.kernel.errors import ApiError, from_rpc
@@ -181,7 +181,7 @@ class Api:
 
     def find_route(self, request: Request) -> None:
         surface = self.router.surface
-        path = request.path.lstrip("/").removeprefix(surface.prefix).lstrip("/")
+        path = request.path.lstrip("/").removeprefix(surface.mount + surface.prefix).lstrip("/")
         version, _, rest = path.partition("/")
         if version not in surface.versions:
             raise ApiError(404, f"The requested URL {request.path} was not found on this server.", "notFound")
@@ -296,10 +296,12 @@ class Api:
     def link_base(self, request: Request) -> str:
         """Scheme, host and version of links: those of the settings, in the version that was asked.
 
-        gcutil compares links with its `--api_host` and version, so it always gets its own. IAM has no links but in key
-        files, which always lead here.
+        gcutil compares links with its `--api_host` and version, so it always gets its own. Other APIs have no links but
+        in key files, which always lead here; ID tokens name the endpoint as it is configured.
         """
-        if self.router.surface is IAM:
+        if self.router.surface is CREDENTIALS:
+            return self.tokens.issuer(request.base)
+        if self.router.surface is not COMPUTE:
             return request.base
         if self.settings.link_base == "request" or is_gcutil(request.headers.get("user-agent", "")):
             return f"{request.base}/compute/{request.version}"

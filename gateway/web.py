@@ -24,7 +24,7 @@ from gateway.discovery import Discovery
 from gateway.limits import Room
 from gateway.oauth import ENDPOINTS, MAX_FORM, PATHS, Issuer, OAuth, bad_form, check_form, too_large
 from gateway.pages import MAX_PAGE_FORM, add_pages
-from gateway.routes import COMPUTE, IAM, Router
+from gateway.routes import BESIDES, COMPUTE, IAM, Router, Surface
 from gateway.tokens import Tokens
 from gstack.kernel import metrics, rpc, tracing, trust
 from gstack.kernel.errors import ApiError
@@ -34,10 +34,10 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 # What the API measures and traces itself, each of its methods by name.
-_API = ("/compute/", "/v1/<")
+_API = ("/compute/", "/v1/<", *(f"/{surface.mount}" for surface in BESIDES))
 # Service accounts and public keys are small, and auth takes no large requests.
 _MAX_IAM_BODY = 64 * 1024
-# Of the memory for encoded answers, besides, for those of the IAM API, which are small and few.
+# Of the memory for encoded answers, besides, for those of each API that auth answers, which are small and few.
 _IAM_PART = 16
 # What the readiness of a gateway is made of.
 CHECKS = ("gateway", "translator", "auth")
@@ -45,7 +45,7 @@ CHECKS = ("gateway", "translator", "auth")
 _PROBES = ("/healthz", "/readyz", "/readyz/<name>")
 
 # Paths below which there are requests with JSON; all others take forms, and not large ones.
-_LARGE = ("/compute/", "/batch", "/v1/projects/")
+_LARGE = ("/compute/", "/batch", "/v1/projects/", *(f"/{surface.mount}" for surface in BESIDES))
 _HOST = re.compile(r"((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -93,7 +93,8 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     tokens = Tokens(auth, settings.token_cache_seconds, issuer.of)
     api = Api(settings, Router(COMPUTE), translator, tokens)
     small = {"max_body": _MAX_IAM_BODY, "reply_cache_bytes": settings.reply_cache_bytes // _IAM_PART}
-    iam = Api(settings.model_copy(update=small), Router(IAM), auth, tokens)
+    of_auth = settings.model_copy(update=small)
+    iam = Api(of_auth, Router(IAM), auth, tokens)
     batch = Batch(api)
     discovery = Discovery(api.router)
     oauth = OAuth(auth, issuer)
@@ -184,6 +185,17 @@ def create_app(settings: Settings, draining: Callable[[], bool] = lambda: False)
     @app.route("/v1/<path:_>", methods=_METHODS)
     def service_accounts(_: str) -> FlaskResponse:
         return outgoing(iam.handle(incoming()))
+
+    def add_api(surface: Surface) -> None:
+        beside = Api(of_auth, Router(surface), auth, tokens)
+
+        def call(_: str) -> FlaskResponse:
+            return outgoing(beside.handle(incoming()))
+
+        app.add_url_rule(f"/{surface.mount}<path:_>", surface.mount, call, methods=_METHODS)
+
+    for surface in BESIDES:
+        add_api(surface)
 
     @app.post("/batch")
     @app.post("/batch/compute/<_version>")
