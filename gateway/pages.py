@@ -1,4 +1,5 @@
-"""The pages for people: front page, login, consent, device, keys. HTML and one style sheet, no scripts.
+"""The pages for people: front page, login, consent, device, keys. HTML and one style sheet, and no script but that of
+the front page, which copies what is shown there.
 
 What is typed goes to the auth service as it is and is neither kept nor logged here. A person is known by a session
 cookie; every form carries the value of a second cookie, which no other site can read or set.
@@ -202,6 +203,7 @@ class _Pages:
             snippets=snippets(self._base(), project),
             person=person,
             without_url=self._issuer.is_missing,
+            scripted=True,
         )
 
     # Login and logout
@@ -440,8 +442,11 @@ class _Pages:
         except grpc.RpcError as failure:
             raise from_rpc(failure) from None
 
-    def _page(self, template: str, status: int = 200, form_to: str = "", **values: Any) -> FlaskResponse:
-        """form_to: an origin besides our own that the answer to a form of this page may lead to."""
+    def _page(
+        self, template: str, status: int = 200, form_to: str = "", scripted: bool = False, **values: Any
+    ) -> FlaskResponse:
+        """form_to: an origin besides our own that the answer to a form of this page may lead to. scripted: the template
+        has a script; no page with a form for secrets, or with a secret, may."""
         nonce = secrets.token_urlsafe(16)
         csrf = flask.request.cookies.get(self._cookie("csrf")) or secrets.token_urlsafe(24)
         body = flask.render_template(
@@ -449,7 +454,7 @@ class _Pages:
         )
         policy = (
             f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self' {form_to}; "
-            "frame-ancestors 'none'; base-uri 'none'"
+            "frame-ancestors 'none'; base-uri 'none'" + (f"; script-src 'nonce-{nonce}'" if scripted else "")
         )
         answer = flask.Response(body, status, {**_HEADERS, "Content-Security-Policy": policy}, mimetype="text/html")
         answer.set_cookie(

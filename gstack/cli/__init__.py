@@ -19,6 +19,7 @@ from gstack.cli import certs, db, health, keys, secrets
 from gstack.kernel.sealing import KeyFileError
 from gstack.kernel.settings import Settings
 
+TOOLS = ("gcutil", "gcloud", "python", "libcloud", "terraform", "ansible", "packer", "go", "node", "java")
 # What a service has to finish its work in, when the one that started it was killed.
 _GRACE_SECONDS = 20.0
 
@@ -122,7 +123,7 @@ def simulator(cloud_file: str | None, listen: str) -> None:
 
 
 @main.command()
-@click.argument("tool", type=click.Choice(["gcutil", "gcloud", "python", "libcloud", "terraform"]))
+@click.argument("tool", type=click.Choice(TOOLS))
 @click.option("--endpoint", default="http://127.0.0.1:5000", show_default=True, help="Address of the gateway.")
 @click.option("--project", default="demo", show_default=True, help="Project.")
 @click.option("--api-key", envvar="GSTACK_CLIENT_API_KEY", help="API key; asked for when absent.")
@@ -130,15 +131,28 @@ def simulator(cloud_file: str | None, listen: str) -> None:
 @click.option(
     "--directory", type=click.Path(file_okay=False, path_type=Path), help="Where to write; the tool's own place."
 )
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CA (PEM) of an https endpoint; that of `gstack up --tls` when absent. Not for public ones.",
+)
 def client(
-    tool: str, endpoint: str, project: str, api_key: str | None, secret_key: str | None, directory: Path | None
+    tool: str,
+    endpoint: str,
+    project: str,
+    api_key: str | None,
+    secret_key: str | None,
+    directory: Path | None,
+    ca: Path | None,
 ) -> None:
     """Write the configuration files of a client and say how to use them."""
     from gstack.cli.client import write
 
     api_key = api_key or click.prompt("API key", hide_input=True)
     secret_key = secret_key or click.prompt("Secret key", hide_input=True)
-    click.echo(write(tool, endpoint.rstrip("/"), project, api_key, secret_key, directory))
+    state = _settings().state_dir
+    known = [state / "ca.pem", state / "demo" / "ca.pem"]
+    click.echo(write(tool, endpoint.rstrip("/"), project, api_key, secret_key, directory, ca, known))
 
 
 @main.command()

@@ -10,6 +10,7 @@ import fcntl
 import http.client
 import ipaddress
 import os
+import shlex
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,7 @@ from urllib.parse import urlsplit
 import click
 from cryptography import x509
 
+from gstack.cli import TOOLS
 from gstack.cli.certs import Authority
 from gstack.kernel.process import LIFELINE, StopSignals
 from gstack.kernel.sealing import create_key
@@ -280,7 +282,8 @@ def _welcome(url: str, demo: bool, ca: Path | None) -> str:
         ("demo", "demo-api-key", "demo-secret-key") if demo else ("PROJECT", "API_KEY", "SECRET_KEY")
     )
     keys = f" --api-key {api_key} --secret-key {secret_key}" if demo else ""
-    flags = f"--endpoint {url} --project {project}{keys}"
+    trust = f" --ca {shlex.quote(str(ca))}" if ca else ""
+    flags = f"--endpoint {url} --project {project}{trust}{keys}"
     lines = [
         f"Endpoint   {url}/compute/v1/      (a page for people: {url}/)",
         f"Project    {project}"
@@ -301,6 +304,7 @@ def _welcome(url: str, demo: bool, ca: Path | None) -> str:
         "Or write the configuration of a client:",
         f"  gstack client gcloud {flags}",
         f"  gstack client gcutil {flags}",
+        f"  (also for {', '.join(tool for tool in TOOLS if tool not in ('gcloud', 'gcutil'))})",
         "",
         "Ctrl-C stops it.",
     ]

@@ -1,4 +1,4 @@
-"""The pages for people in a real browser: Debian's Chromium, driven by playwright, without JavaScript.
+"""The pages for people in a real browser: Debian's Chromium, driven by playwright, without JavaScript but for copying.
 
 Each is looked at in both themes, on a desk and on a phone. The `chromium` package is installed by the test where it is
 missing; that needs root.
@@ -7,6 +7,7 @@ missing; that needs root.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,12 @@ _FLAGS = (
 )
 _LOOKS: tuple[tuple[Any, int], ...] = (("light", 1100), ("dark", 1100), ("light", 390), ("dark", 390), ("dark", 320))
 
+# Each with a set-up on the front page.
+CLIENTS = (
+    "A token for curl", "gcloud", "gcutil", "Terraform", "Application default credentials",
+    "google-cloud-compute (Python)", "libcloud", "Ansible", "Packer", "Go", "Node.js", "Java",
+)  # fmt: skip
+
 Open = Callable[..., Page]
 
 
@@ -64,9 +71,9 @@ def open_page(stack: Stack, browser: Browser) -> Iterator[Open]:
     contexts: list[BrowserContext] = []
     problems: list[str] = []
 
-    def make(path: str, theme: Any = "light", width: int = 1100) -> Page:
+    def make(path: str, theme: Any = "light", width: int = 1100, scripted: bool = False) -> Page:
         size: Any = {"width": width, "height": 800}
-        contexts.append(browser.new_context(color_scheme=theme, viewport=size, java_script_enabled=False))
+        contexts.append(browser.new_context(color_scheme=theme, viewport=size, java_script_enabled=scripted))
         page = contexts[-1].new_page()
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -112,10 +119,39 @@ def test_front_page(stack: Stack, open_page: Open, look: tuple[Any, int]) -> Non
     page = open_page("/", *look)
     assert page.get_by_role("heading", name="Compute Engine API").is_visible()
     assert f"{stack.url}/compute/v1/" in page.inner_text("main")
-    for client in ("gcloud", "gcutil", "google-cloud-compute (Python)", "libcloud", "Terraform"):
+    for client in CLIENTS:
         assert page.get_by_role("heading", name=client, exact=True).is_visible()
+    # There is nothing to press where nothing could happen.
+    assert page.get_by_role("button", name="Copy").count() == 0
     assert page.locator(".up").first.inner_text() == "up"
     fits(page, look[1])
+
+
+@pytest.mark.parametrize(
+    ("look", "is_secure"),
+    [(("light", 1100), True), (("dark", 375), False)],
+    ids=["with a clipboard", "over plain http"],
+)
+def test_each_set_up_is_copied_by_a_button(open_page: Open, look: tuple[Any, int], is_secure: bool) -> None:
+    """Chromium holds the page's policy against its script, too."""
+    page = open_page("/", *look, scripted=True)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if not is_secure:
+        page.evaluate("navigator.clipboard.writeText = undefined")
+    buttons = page.get_by_role("button", name="Copy")
+    assert buttons.count() == page.locator("pre").count() == len(CLIENTS)
+    fits(page, look[1])
+    for client in ("gcloud", "Java"):
+        page.evaluate("document.activeElement.blur()")
+        button = page.get_by_role("button", name=f"Copy {client}", exact=True)
+        # From the text before it, as somebody without a mouse comes to it.
+        button.locator("xpath=preceding::*[@tabindex][1]").focus()
+        page.keyboard.press("Tab")
+        assert button.evaluate("button => button === document.activeElement")
+        page.keyboard.press("Enter")
+        page.get_by_text(f"{client}: Copied", exact=True).wait_for(state="attached")
+        shown = page.get_by_label(client, exact=True).inner_text()
+        assert page.evaluate("navigator.clipboard.readText()") == shown and len(shown) > 50
 
 
 def test_sign_in_agree_and_copy_the_code(stack: Stack, open_page: Open, look: tuple[Any, int]) -> None:
@@ -154,11 +190,14 @@ def test_a_program_on_this_machine_gets_the_answer(open_page: Open) -> None:
     sign_in(page)
     for button, name in (("Deny", "error"), ("Allow", "code")):
         page.goto(page.url)
-        with page.expect_request(lambda request: request.url.startswith("http://localhost:9/")) as sent:
+        # Nobody listens there: the browser is done when it says so.
+        with (
+            page.expect_request(lambda request: request.url.startswith("http://localhost:9/")) as sent,
+            page.expect_event("framenavigated", lambda frame: frame.url.startswith("chrome-error:")),
+        ):
             page.get_by_role("button", name=button).click(no_wait_after=True)
         found = parse_qs(urlsplit(sent.value.url).query)
         assert found["state"] == ["s t"] and name in found
-        page.wait_for_timeout(200)
         page.go_back()
 
 
@@ -285,7 +324,12 @@ def test_a15_headers_of_pages(stack: Stack, path: str) -> None:
     assert (reply.headers["Cache-Control"], reply.headers["Pragma"]) == ("no-store", "no-cache")
     assert reply.headers["Referrer-Policy"] == "no-referrer"
     assert reply.headers["X-Frame-Options"] == "DENY"
-    assert "<script" not in reply.text and " style=" not in reply.text and "unsafe" not in policy
+    assert " style=" not in reply.text and "unsafe" not in policy
+    # What the front page copies is on it; where people type or see secrets, nothing runs.
+    scripts = re.findall(r"<script[^>]*>", reply.text)
+    nonces = re.findall(r"script-src 'nonce-([^']+)'", policy)
+    assert scripts == [f'<script nonce="{nonce}">' for nonce in nonces]
+    assert len(nonces) == (path == "/") and not re.search(r'\son[a-z]+="', reply.text)
 
 
 def test_sign_out_on_every_browser(stack: Stack, open_page: Open) -> None:
