@@ -163,8 +163,11 @@ def client(
 def doctor(cloudstack: str | None, endpoint: str | None, api_key: str | None, secret_key: str | None) -> None:
     """Check a CloudStack and this set-up, and say what to mend."""
     from gstack.cli.doctor import check
+    from gstack.kernel import logs
 
     settings = _settings(cloudstack_url=cloudstack)
+    # What goes wrong is in the lines of the checks, for people.
+    logs.configure("doctor", "error", "text")
     if not settings.cloudstack_url:
         raise click.ClickException("no CloudStack: give --cloudstack URL or set GSTACK_CLOUDSTACK_URL")
     api_key = api_key or click.prompt("API key", hide_input=True)

@@ -27,7 +27,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from gateway.snippets import default_credentials, gcloud_settings, hcl, packer_settings, terraform_settings
-from translator_service.naming import slug
+from translator_service.gce.naming import slug
 
 FILES = Path(__file__).parent / "client_files"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -30,6 +31,9 @@ def test_doctor(stack: Stack, tmp_path: Path) -> None:
     good = run("doctor", "--cloudstack", url, "--endpoint", stack.url, *KEYS, GSTACK_STATE_DIR=str(stack.folder))
     assert good.returncode == 0, good.stdout
     assert "FAIL" not in good.stdout
+    # Each line is of a check: no call is logged between them.
+    assert all(re.match(r"(ok  |note) [a-z A-Z]+: ", line) for line in good.stdout.splitlines()), good.stdout
+    assert "networks: CH-GV2: " in good.stdout and "permissions: all " in good.stdout
     assert "CH-GV2 (security groups)" in good.stdout
     assert "firewall rules: " in good.stdout and "database is" not in good.stdout
     bad = run("doctor", "--cloudstack", url, "--api-key", API_KEY, "--secret-key", "wrong")

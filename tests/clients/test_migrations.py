@@ -127,7 +127,7 @@ def test_a_database_that_is_newer_is_served_as_it_is(service: ModuleType, open_:
     assert [change[0] for change in difference(again, service)] == ["remove_column"]
 
 
-@pytest.mark.parametrize("service", ["auth_service.store.tables", "translator_service.store"])
+@pytest.mark.parametrize("service", ["auth_service.store.tables", "translator_service.kept.store"])
 def test_replicas_that_start_together(service: str, url: str, tmp_path: Path) -> None:
     create_key(tmp_path / "key")
     code = (

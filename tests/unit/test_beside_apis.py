@@ -24,7 +24,7 @@ from gstack.kernel.errors import ApiError
 from simulator.world import Account, Project
 from tests.auth import BASE, CLOUD, COMPUTE, EXCHANGE, Auth
 from tests.conftest import Cloud
-from translator_service.naming import number
+from translator_service.gce.naming import number
 from translator_service.scope import Environment
 
 # What gcloud takes for a project, without domains.

@@ -26,7 +26,7 @@ from simulator.world import Account, Project, Template, User
 from tests.conftest import LINK_BASE, Cloud, OpenScope
 from tests.unit.made import ask, machine
 from translator_service import identity
-from translator_service.catalog import Catalog
+from translator_service.cloudstack.catalog import Catalog
 from translator_service.cloudstack.client import Endpoint
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.gce.naming import number
