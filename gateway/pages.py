@@ -352,7 +352,7 @@ class _Pages:
             name=name,
             href=f"data:application/json;base64,{base64.b64encode(found.file.encode()).decode()}",
             service_account=found.service_account,
-            snippets=key_snippets(self._base(), project, name, found.service_account),
+            snippets=key_snippets(self._base(), project, name),
         )
 
     def delete_key(self) -> FlaskResponse:

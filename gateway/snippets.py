@@ -17,6 +17,16 @@ class Snippet:
     text: str
 
 
+def host_of(base: str) -> str:
+    """As it stands in a URL: IPv6 addresses in brackets."""
+    host = str(urlsplit(base).hostname)
+    return f"[{host}]" if ":" in host else host
+
+
+def port_of(base: str) -> int:
+    return urlsplit(base).port or (443 if base.startswith("https") else 80)
+
+
 def gcloud_settings(base: str) -> dict[str, str]:
     """gcloud's settings, as variables of the environment: our addresses, and nothing said to Google or asked of people.
 
@@ -84,10 +94,6 @@ def default_credentials(base: str, api_key: str, secret_key: str) -> str:
 def snippets(base: str, project: str = "") -> list[Snippet]:
     """Commands that work when pasted, for this endpoint. project: "" leaves a placeholder."""
     project = project or "PROJECT"
-    parts = urlsplit(base)
-    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    secure = parts.scheme == "https"
     exports = "".join(f"export {name}={value}\n" for name, value in gcloud_settings(base).items())
     use_credentials = "Credentials: GOOGLE_APPLICATION_CREDENTIALS, see Application default credentials."
     return [
@@ -103,7 +109,7 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             f"export CLOUDSDK_CORE_PROJECT={project}\n"
             f"{exports}"
             # gcloud's OAuth library refuses plain http unless it is told.
-            f"{'' if secure else 'export OAUTHLIB_INSECURE_TRANSPORT=1' + chr(10)}"
+            f"{'' if base.startswith('https') else 'export OAUTHLIB_INSECURE_TRANSPORT=1' + chr(10)}"
             f"gcloud auth login\n"
             f"gcloud compute zones list",
         ),
@@ -128,28 +134,18 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
         ),
         Snippet(
             "google-cloud-compute (Python)",
-            f"from google.cloud import compute_v1\n"
-            f"from google.oauth2.credentials import Credentials\n\n"
-            f"options = {{'api_endpoint': '{base}'}}\n"
-            f"credentials = Credentials(None, refresh_token='any', token_uri='{base}/oauth2/token',\n"
-            f"                          client_id='API_KEY', client_secret='SECRET_KEY')\n"
-            f"zones = compute_v1.ZonesClient(credentials=credentials, client_options=options)\n"
-            f"print([zone.name for zone in zones.list(project='{project}')])\n\n"
-            f"instances = compute_v1.InstancesClient(credentials=credentials, client_options=options)\n"
-            f"# Without this the library asks Google how operations are getting on.\n"
-            f"waiting = instances.transport._extended_operations_services\n"
-            f"waiting['zone_operations'] = compute_v1.ZoneOperationsClient(\n"
-            f"    credentials=credentials, client_options=options)",
+            _python(
+                base,
+                project,
+                "from google.oauth2.credentials import Credentials",
+                f"Credentials(None, refresh_token='any', token_uri='{base}/oauth2/token',\n"
+                f"                          client_id='API_KEY', client_secret='SECRET_KEY')",
+            ),
         ),
         Snippet(
             "libcloud",
             f'# credentials.json: {{"access_token": "TOKEN", "expire_time": "2099-01-01T00:00:00Z"}}\n'
-            f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
-            f"driver = GCENodeDriver('any.apps.googleusercontent.com', 'unused', project='{project}',\n"
-            f"                       auth_type='IA', credential_file='credentials.json', secure={secure})\n"
-            f"driver.connection.host, driver.connection.port = '{host}', {port}\n"
-            f"driver.connection.connect()\n"
-            f"print(driver.list_nodes())",
+            f"{_libcloud(base, project)}",
         ),
         Snippet(
             "Ansible",
@@ -188,7 +184,8 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
             "Node.js",
             f"// {use_credentials}\n"
             f'import compute from "@google-cloud/compute";\n\n'
-            f'const options = {{ apiEndpoint: "{host}", port: {port}, protocol: "{parts.scheme}" }};\n'
+            f'const options = {{ apiEndpoint: "{host_of(base)}", port: {port_of(base)}, '
+            f'protocol: "{urlsplit(base).scheme}" }};\n'
             f"const zones = new compute.ZonesClient(options);\n"
             f'const [found] = await zones.list({{ project: "{project}" }});\n'
             f"console.log(found.map((zone) => zone.name));",
@@ -204,10 +201,9 @@ def snippets(base: str, project: str = "") -> list[Snippet]:
     ]
 
 
-def key_snippets(base: str, project: str = "", file: str = "", service_account: str = "") -> list[Snippet]:
+def key_snippets(base: str, project: str = "", file: str = "") -> list[Snippet]:
     """Commands that use the key file of a service account. What is "" leaves a placeholder."""
     project, file = project or "PROJECT", file or "KEY.json"
-    email = service_account or "NAME@PROJECT.iam.gserviceaccount.com"
     exports = "".join(f"export {name}={value}\n" for name, value in gcloud_settings(base).items())
     return [
         Snippet(
@@ -227,18 +223,52 @@ def key_snippets(base: str, project: str = "", file: str = "", service_account: 
         ),
         Snippet(
             "google-cloud-compute (Python)",
-            f"from google.cloud import compute_v1\n"
-            f"from google.oauth2 import service_account\n\n"
-            f"credentials = service_account.Credentials.from_service_account_file('{file}')\n"
-            f"zones = compute_v1.ZonesClient(credentials=credentials, client_options={{'api_endpoint': '{base}'}})\n"
-            f"print([zone.name for zone in zones.list(project='{project}')])",
+            _python(
+                base,
+                project,
+                "from google.oauth2 import service_account",
+                f"service_account.Credentials.from_service_account_file('{file}')",
+            ),
         ),
         Snippet(
             "libcloud",
-            f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
-            f"driver = GCENodeDriver('{email}', '{file}',\n"
-            f"                       project='{project}', auth_type='SA',\n"
-            f"                       secure={base.startswith('https')}, proxy_url='{base}')\n"
-            f"print(driver.list_nodes())",
+            # The driver could read the file itself, but would ask Google for the token.
+            f"import json\n"
+            f"from google.auth.transport.requests import Request\n"
+            f"from google.oauth2 import service_account\n\n"
+            f"key = service_account.Credentials.from_service_account_file(\n"
+            f"    '{file}', scopes=['https://www.googleapis.com/auth/cloud-platform'])\n"
+            f"key.refresh(Request())\n"
+            f"with open('credentials.json', 'w') as out:\n"
+            f"    json.dump({{'access_token': key.token, 'expire_time': '2099-01-01T00:00:00Z'}}, out)\n\n"
+            f"{_libcloud(base, project)}",
         ),
     ]
+
+
+def _python(base: str, project: str, imports: str, credentials: str) -> str:
+    return (
+        f"from google.cloud import compute_v1\n"
+        f"{imports}\n\n"
+        f"options = {{'api_endpoint': '{base}'}}\n"
+        f"credentials = {credentials}\n"
+        f"zones = compute_v1.ZonesClient(credentials=credentials, client_options=options)\n"
+        f"print([zone.name for zone in zones.list(project='{project}')])\n\n"
+        f"instances = compute_v1.InstancesClient(credentials=credentials, client_options=options)\n"
+        f"# Without this the library asks Google how operations are getting on.\n"
+        f"waiting = instances.transport._extended_operations_services\n"
+        f"waiting['zone_operations'] = compute_v1.ZoneOperationsClient(\n"
+        f"    credentials=credentials, client_options=options)"
+    )
+
+
+def _libcloud(base: str, project: str) -> str:
+    return (
+        f"from libcloud.compute.drivers.gce import GCENodeDriver\n\n"
+        f"driver = GCENodeDriver('any.apps.googleusercontent.com', 'unused', project='{project}',\n"
+        f"                       auth_type='IA', credential_file='credentials.json',\n"
+        f"                       secure={base.startswith('https')})\n"
+        f"driver.connection.host, driver.connection.port = '{host_of(base)}', {port_of(base)}\n"
+        f"driver.connection.connect()\n"
+        f"print(driver.list_nodes())"
+    )

@@ -26,7 +26,15 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificat
 from cryptography.utils import CryptographyDeprecationWarning
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from gateway.snippets import default_credentials, gcloud_settings, hcl, packer_settings, terraform_settings
+from gateway.snippets import (
+    default_credentials,
+    gcloud_settings,
+    hcl,
+    host_of,
+    packer_settings,
+    port_of,
+    terraform_settings,
+)
 from translator_service.gce.naming import slug
 
 FILES = Path(__file__).parent / "client_files"
@@ -59,13 +67,13 @@ class Setup:
     directory: Path | None
 
     def values(self) -> dict[str, str]:
-        parts = urlsplit(self.endpoint)
+        scheme = urlsplit(self.endpoint).scheme
         return {
             "endpoint": self.endpoint,
-            "scheme": parts.scheme,
-            "host": (parts.hostname or "") if ":" not in (parts.hostname or "") else f"[{parts.hostname}]",
-            "port": str(parts.port or (443 if parts.scheme == "https" else 80)),
-            "secure": str(parts.scheme == "https"),
+            "scheme": scheme,
+            "host": host_of(self.endpoint),
+            "port": str(port_of(self.endpoint)),
+            "secure": str(scheme == "https"),
             "project": self.project,
             "api_key": self.api_key,
             "secret_key": self.secret_key,

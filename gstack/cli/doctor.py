@@ -317,7 +317,7 @@ def _zones(client: Client) -> str:
 def _networks(client: Client) -> str:
     """Which networks each zone has, and from which of them nothing gets out."""
     zones = client.read("listZones").items
-    rows = [row for answer in client.read_all("listNetworks") for row in answer.items]
+    rows = all_rows(client.read_all("listNetworks"))
     isolated = [row for row in rows if row.get("type") == "Isolated" and not row.get("vpcid")]
     # A rule opens where the policy is to deny, and closes where it is to allow.
     denying = {row["id"] for row in isolated if row.get("egressdefaultpolicy") is False}

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from gstack.cli import main
+from gateway.snippets import snippets
+from gstack.cli import TOOLS, main
 from gstack.cli.docs import PAGES, ROOT, VALUES_SCHEMA, chart_schema
 from gstack.kernel.contract import bodies, leaves, method_id, services
 from gstack.kernel.settings import Settings
@@ -56,3 +57,11 @@ def test_the_commands_of_the_readme_exist() -> None:
         known = {option for parameter in main.commands[name].params for option in parameter.opts} | {"--help"}
         for option in re.findall(r"(?<!\S)--[a-z-]+", rest.partition("#")[0]):
             assert option in known, f"gstack {name} {option}"
+
+
+def test_every_client_is_on_the_page_and_in_the_docs() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+    shown = " ".join(snippet.title.lower() for snippet in snippets("https://gce.example.org"))
+    for tool in TOOLS:
+        assert f"\n## {tool}\n" in page and f"| [{tool}](#{tool}) |" in page
+        assert tool in shown
