@@ -92,3 +92,50 @@ def test_a_filter_of_4_kb_gets_through(stack: Stack, character: str) -> None:
     reply = stack.call("GET", "/zones", params={"filter": text})
     assert reply.status_code in (200, 400), reply.text
     assert reply.status_code == 200 or "filter" in reply.json()["error"]["message"], reply.text
+
+
+def test_a_body_of_the_console_that_says_nothing_more(stack: Stack) -> None:
+    """As the console and Terraform write it: with everything there is, unset."""
+    body = machine(
+        "console",
+        confidentialInstanceConfig={"enableConfidentialCompute": False},
+        params={"resourceManagerTags": {}},
+        privateIpv6GoogleAccess="INHERIT_FROM_SUBNETWORK",
+        scheduling={"automaticRestart": True, "nodeAffinities": [None], "onHostMaintenance": "MIGRATE"},
+        guestAccelerators=[],
+        instanceEncryptionKey={},
+        advancedMachineFeatures=None,
+        resourcePolicies=[None],
+        keyRevocationActionType="NONE",
+        zone="projects/demo/zones/ch-gv2",
+        resourceStatus={"scheduling": {"availabilityDomain": 1}},
+        satisfiesPzs=True,
+        labelFingerprint="42WmSpB8rSM=",
+    )
+    body["disks"][0] |= {"diskEncryptionKey": None, "forceAttach": False, "index": 0, "kind": "compute#attachedDisk"}
+    body["disks"][0]["initializeParams"] |= {"labels": {}, "resourceManagerTags": {}, "replicaZones": [], "x": [{}]}
+    body["networkInterfaces"][0] |= {"aliasIpRanges": [], "queueCount": None, "ipv6AccessConfigs": [], "name": "nic0"}
+    body["networkInterfaces"][0]["accessConfigs"][0] |= {"setPublicPtr": False, "publicPtrDomainName": ""}
+    reply = stack.call("POST", "/zones/ch-gv2/instances", body)
+    assert reply.status_code == 200, reply.text
+    assert "error" not in stack.finish(reply.json())
+    got = stack.call("GET", "/zones/ch-gv2/instances/console").json()
+    assert got["scheduling"]["onHostMaintenance"] == "MIGRATE" and "resourceStatus" not in got
+    stack.finish(stack.call("DELETE", "/zones/ch-gv2/instances/console").json())
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"guestAccelerators": [{"acceleratorCount": 1}]}, "resource.guestAccelerators"),
+        ({"advancedMachineFeatures": {"threadsPerCore": 1}}, "resource.advancedMachineFeatures"),
+        ({"resourcePolicies": ["x"]}, "resource.resourcePolicies"),
+        ({"scheduling": {"maxRunDuration": {"seconds": "60"}}}, "resource.scheduling.maxRunDuration"),
+        ({"networkInterfaces": [{"aliasIpRanges": [{"ipCidrRange": "/24"}]}]}, "resource.networkInterfaces[0].alias"),
+        ({"disks": [{"diskEncryptionKey": {"rawKey": "x"}}]}, "resource.disks[0].diskEncryptionKey"),
+    ],
+)
+def test_what_gce_has_and_is_not_here_is_refused_by_name(stack: Stack, change: dict[str, Any], path: str) -> None:
+    error = stack.call("POST", "/zones/ch-gv2/instances", machine("refused") | change).json()["error"]
+    assert error["code"] == 400
+    assert path in error["message"] and "not supported here" in error["message"]

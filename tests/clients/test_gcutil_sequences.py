@@ -249,3 +249,8 @@ def test_what_it_cannot_do_yet(gcutil: Gcutil) -> None:
         reply = gcutil.send(method, path, payload)
         assert reply.status_code == 400
         assert isinstance(reply.json()["error"]["message"], str)
+    # It may speak v1beta16, and then it looks for kernels, of which there are none.
+    url = f"{gcutil.base}/compute/v1beta16/projects/demo/global"
+    assert gcutil.send("GET", f"{url}/kernels?alt=json&maxResults=500").json()["items"] == []
+    assert gcutil.send("GET", f"{url}/kernels/x?alt=json").status_code == 404
+    assert gcutil.send("GET", f"{url}/snapshots?alt=json").status_code == 400

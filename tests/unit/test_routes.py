@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -400,9 +401,14 @@ def test_b1_a_bounded_number_of_requests_is_kept_waiting(translator: Translator)
     assert ["x-at-once" in metadata for _, _, metadata in translator.calls] == [False, True, False, True]
 
 
-def test_c1_discovery_documents_are_kept_once() -> None:
+def test_c1_discovery_documents_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
     discovery = Discovery(ROUTER)
-    found = {discovery.document("v1", f"https://host-{number}:80") for number in range(50)}
+    built: list[str] = []
+    build = Discovery._build
+    monkeypatch.setattr(Discovery, "_build", lambda *a: built.append(a[1]) or build(*a))
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda number: discovery.document("v1", f"https://host-{number}:80"), range(50)))
+    assert built == ["v1"]
     assert len({etag for _, etag in found}) == 50
     assert len(discovery._documents) == 1
     body, _ = discovery.document("beta", "http://gw") or (b"", "")
