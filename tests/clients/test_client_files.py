@@ -3,6 +3,7 @@ that it is made of, over http and over https with a CA of our own."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
-from gateway.snippets import terraform_settings
+from gateway.snippets import key_snippets, snippets, terraform_settings
 from gstack.cli import TOOLS
 from gstack.cli.certs import Authority
 from gstack.cli.client import FILES, fill, project_id
@@ -297,6 +298,43 @@ def test_what_is_written_is_of_its_language(stack: Stack, tmp_path: Path, tool: 
     write(tool, (stack.url, None), tmp_path)
     found = shell(Path("/dev/null"), f"cd {tmp_path} && {command}")
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
+
+
+def test_what_the_page_shows_works_when_pasted(stack: Stack, tmp_path: Path) -> None:
+    shown = {one.title: one.text for one in snippets(stack.url, "demo")}
+    put_in = {"API_KEY": API_KEY, "SECRET_KEY": SECRET_KEY}
+    for name, value in put_in.items():
+        shown = {title: text.replace(name, value) for title, text in shown.items()}
+    for title, command in (
+        ("A token for curl", "{}"),
+        ("google-cloud-compute (Python)", "cat > a.py <<'END'\n{}\nEND\npython3 a.py"),
+        ("Application default credentials", "{}\ntest -s $GOOGLE_APPLICATION_CREDENTIALS"),
+    ):
+        found = shell(Path("/dev/null"), f"cd {tmp_path}\n" + command.replace("{}", shown[title]))
+        assert found.returncode == 0, found.stderr
+        assert title.startswith("App") or "ch-gv2" in found.stdout
+    (tmp_path / "ask.py").write_text(f"URL = '{stack.api}/zones'\n{DEFAULT_CREDENTIALS}")
+    adc = f"GOOGLE_APPLICATION_CREDENTIALS={tmp_path}/gstack-adc.json GOOGLE_CLOUD_PROJECT=demo"
+    assert shell(Path("/dev/null"), f"{adc} python3 {tmp_path}/ask.py").stdout == "demo ['ch-gv2', 'ch-zh-1']\n"
+    (tmp_path / "credentials.json").write_text(
+        json.dumps({"access_token": stack.token(), "expire_time": "2099-01-01T00:00:00Z"})
+    )
+    (tmp_path / "b.py").write_text(shown["libcloud"])
+    found = shell(Path("/dev/null"), f"cd {tmp_path} && python3 b.py")
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_key_file_with_what_its_page_shows(stack: Stack, tmp_path: Path) -> None:
+    accounts = "/v1/projects/demo/serviceAccounts"
+    made = stack.call("POST", stack.url + accounts, {"accountId": "page-key-1"}).json()
+    key = stack.call("POST", f"{stack.url}{accounts}/{made['email']}/keys", {}).json()
+    (tmp_path / "key.json").write_bytes(base64.b64decode(key["privateKeyData"]))
+    shown = {one.title: one.text for one in key_snippets(stack.url, "demo", "key.json")}
+    for title in ("google-cloud-compute (Python)", "libcloud"):
+        (tmp_path / "a.py").write_text(shown[title])
+        found = shell(Path("/dev/null"), f"cd {tmp_path} && python3 a.py")
+        assert found.returncode == 0, found.stderr
+    stack.call("DELETE", f"{stack.url}{accounts}/{made['email']}")
 
 
 # Whom it trusts
