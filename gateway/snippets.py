@@ -46,7 +46,7 @@ def gcloud_settings(base: str) -> dict[str, str]:
 def terraform_settings(base: str) -> dict[str, str]:
     """The addresses in Terraform's `provider "google"`: releases 5 to 7 know all of these names."""
     # The provider cuts the version off the end before it hands a path to most of Google's libraries, if the path begins
-    # with https; with http it did so only lately (its issue 26590). A dot is cut off or resolved away: right both ways.
+    # with https; with http some releases do not (7.25). A dot is cut off or resolved away: right both ways.
     v1, v3 = ("v1", "v3") if base.startswith("https") else (".", ".")
     return {
         "compute_custom_endpoint": f"{base}/compute/v1/",

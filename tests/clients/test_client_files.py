@@ -215,7 +215,7 @@ def test_terraform(endpoint: tuple[str, Path | None], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("pattern", ["http[s]://", "https?://"], ids=["provider 7.25", "since its issue 26590"])
+@pytest.mark.parametrize("pattern", ["http[s]://", "https?://"], ids=["https only", "both"])
 def test_terraform_asks_below_the_right_paths(scheme: str, pattern: str) -> None:
     """As the provider makes Google's libraries' base path of a setting, and these put the path of a request to it."""
     base = f"{scheme}://127.0.0.1:5000"
