@@ -674,6 +674,8 @@ def test_a12_strange_names_are_names_of_nobody(auth: Auth, strange: str) -> None
     "claims",
     [
         {"aud": "https://compute.googleapis.com/", "scope": None},
+        {"aud": "https://cloudresourcemanager.googleapis.com/", "scope": None},
+        {"aud": "https://iamcredentials.googleapis.com/", "scope": None},
         {"aud": "https://www.googleapis.com", "scope": None},
         {"aud": None, "scope": COMPUTE},
         {"aud": BASE, "scope": None},
