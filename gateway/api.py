@@ -183,7 +183,9 @@ class Api:
         surface = self.router.surface
         path = request.path.lstrip("/").removeprefix(surface.mount + surface.prefix).lstrip("/")
         version, _, rest = path.partition("/")
-        if version not in surface.versions:
+        # A single name may be a project's (see Router.find), but of somebody without a token it is no path of GCE's.
+        is_bare = surface is COMPUTE and "/" not in rest.strip("/") and "authorization" not in request.headers
+        if version not in surface.versions or is_bare:
             raise ApiError(404, f"The requested URL {request.path} was not found on this server.", "notFound")
         request.version = version
         request.route, request.path_parameters = self.router.find(request.method, rest)

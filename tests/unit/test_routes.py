@@ -235,6 +235,9 @@ def test_projects_may_be_left_out(api: Api, translator: Translator) -> None:
     ]  # fmt: skip
     for verb, path in (("POST", "nosuch"), ("GET", "p/nosuch"), ("GET", "locations/nosuch")):
         assert refused(verb, path).code == 404
+    bare = request("GET", "/compute/v1/p")
+    del bare.headers["authorization"]
+    assert api.handle(bare).status == 404
 
 
 @pytest.mark.parametrize(
