@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
+from gateway.others import Other
 from gateway.routes import BESIDES, OS_LOGIN, Router, Surface
 from gstack.kernel.contract import http_rule, message_of, method_id, services
 from gstack.kernel.errors import ApiError
@@ -99,10 +100,12 @@ def test_what_there_is_not_is_refused_by_name_and_never_repeated(surface: Surfac
         verb, path = theirs["httpMethod"], theirs["flatPath"].removeprefix("v1/").replace("{", "x").replace("}", "")
         if identity in ours:
             continue
+        method, _ = router.find(verb, path)
+        assert isinstance(method, Other)
         with pytest.raises(ApiError) as raised:
-            router.find(verb, path)
+            method.answer(path, "", surface.advice)
         assert (raised.value.code, raised.value.reason) == (400, "notSupported"), identity
-        assert raised.value.message.startswith(f"Method {identity} is not supported here.")
+        assert raised.value.message == f"Method {identity} is not offered here.{surface.advice}"
     with pytest.raises(ApiError) as raised:
         router.find("GET", "what/nobody/has")
     assert raised.value.code == 404
@@ -110,7 +113,9 @@ def test_what_there_is_not_is_refused_by_name_and_never_repeated(surface: Surfac
 
 def test_os_login_says_what_works() -> None:
     for verb, path in (("GET", "users/a@example.org/loginProfile"), ("POST", "users/a@b:importSshPublicKey")):
+        method, _ = ROUTERS["oslogin"].find(verb, path)
+        assert isinstance(method, Other)
         with pytest.raises(ApiError, match="take enable-oslogin out of the metadata") as raised:
-            ROUTERS["oslogin"].find(verb, path)
+            method.answer(path, "", OS_LOGIN.advice)
         assert raised.value.code == 400
     assert OS_LOGIN.versions == ("v1", "v1beta", "v1alpha")

@@ -42,7 +42,7 @@ def test_upgrade_then_check(folder: Path) -> None:
     for _ in range(2):
         done = db("upgrade")
         assert done.exit_code == 0, done.output
-        assert "auth: schema 0003" in done.output and "translator: schema 0002" in done.output
+        assert "auth: schema 0004" in done.output and "translator: schema 0002" in done.output
     looked = db("check")
     assert looked.exit_code == 0, looked.output
     assert looked.output.count("as this release") == 2
@@ -52,7 +52,7 @@ def test_an_older_and_a_newer_schema(folder: Path) -> None:
     db("upgrade")
     set_version(folder, "auth", "0001")
     looked = db("check")
-    assert looked.exit_code == 1 and "this release has 0003" in looked.output
+    assert looked.exit_code == 1 and "this release has 0004" in looked.output
     set_version(folder, "auth", "0099")
     looked = db("check")
     assert looked.exit_code == 0 and "newer than this release" in looked.output
