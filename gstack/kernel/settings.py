@@ -160,6 +160,13 @@ class Settings(BaseSettings):
     cloudstack_connections: int = Field(
         default=128, ge=1, description="Kept connections of a translator to CloudStack."
     )
+    cloudstack_user_data: int = Field(
+        default=32768,
+        ge=8192,
+        le=1048576,
+        description="Longest user data that CloudStack takes, in characters of base64: its `vm.userdata.max.length`, "
+        "which users cannot ask for.",
+    )
     cloudstack_timeout: float = Field(default=60.0, gt=0, description="Longest wait for one answer of CloudStack.")
 
     database_url: str = Field(

@@ -196,25 +196,29 @@ def same_name(world: World, name: str, used: list[Network]) -> Network | None:
 
 
 def check_user_data(call: Call) -> str:
-    """The given user data; CloudStack decodes it as part of a URL before base64."""
+    """The given user data; CloudStack decodes one with a `%` as part of a URL before base64, so that `+` is a blank."""
     text = call.text("userdata")
     if not text:
         return ""
-    if "%" in text and (bad := re.search(r"%(?![0-9A-Fa-f]{2})(.{0,2})", text)):
-        raise ApiError(
-            431,
-            f'URLDecoder: Illegal hex characters in escape (%) pattern - Error at index 0 in: "{bad[1]}"',
-        )
-    text = unquote_plus(text.replace("+", "%2B"))
+    if "%" in text:
+        if bad := re.search(r"%(?![0-9A-Fa-f]{2})(.{0,2})", text):
+            raise ApiError(
+                431,
+                f'URLDecoder: Illegal hex characters in escape (%) pattern - Error at index 0 in: "{bad[1]}"',
+            )
+        text = unquote_plus(text)
     if call.method == "GET" and len(text) >= USER_DATA_BY_GET:
         raise errors.invalid("User data is too long for http GET request")
     if len(text) > USER_DATA:
         raise errors.invalid(f"User data has exceeded configurable max length: {USER_DATA}")
+    # Blanks and missing padding are no error; they shift what is behind them.
+    bare = "".join(text.split()).rstrip("=")
+    bare = bare[:-1] if len(bare) % 4 == 1 else bare
     try:
-        base64.b64decode(text, validate=True)
+        content = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise errors.invalid("User data is not base64 encoded.") from None
-    return text
+    return base64.b64encode(content).decode()
 
 
 def given_details(call: Call) -> dict[str, str]:

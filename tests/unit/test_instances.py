@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from gstack.compute.v1 import common_pb2, operations_pb2
+from gstack.compute.v1 import common_pb2, operations_pb2, projects_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.app import Fault
@@ -669,17 +669,37 @@ def test_set_metadata(web: Scope, operations: Finish) -> None:
     assert user_data(web) == ""
     done(web, operations, set_metadata(web, before.metadata.fingerprint, **{"startup-script": "echo hí", "a": "1"}))
     assert items_of(web) == {"startup-script": "echo hí", "a": "1"}
-    config = json.loads(user_data(web).removeprefix("#cloud-config\n"))
-    assert base64.b64decode(config["write_files"][0]["content"]).decode() == "echo hí"
+    assert base64.b64encode("echo hí".encode()).decode() in user_data(web)
     done(web, operations, set_metadata(web, motd="Grüezi \U0001f600"))
     assert get(web).metadata == before.metadata
 
 
 def test_a_script_that_is_taken_away_runs_no_more(web: Scope, operations: Finish) -> None:
     done(web, operations, set_metadata(web, **{"startup-script": "echo secret"}))
-    assert "write_files" in user_data(web)
+    assert "echo secret" in user_data(web)
     done(web, operations, set_metadata(web, a="1"))
-    assert "write_files" not in user_data(web)
+    assert "echo secret" not in user_data(web) and "#cloud-boothook" in user_data(web)
+    done(web, operations, set_metadata(web, **{"user-data": "#!/bin/sh\necho mine\n"}))
+    assert "echo mine" in user_data(web) and "#:gstack keys" in user_data(web)
+
+
+def test_user_data_of_nobody_elses_is_never_wrapped(web: Scope, operations: Finish) -> None:
+    text = '{"ignition":{"version":"3.3.0"},"x":"a>b>c>d~"}'
+    done(web, operations, set_metadata(web, **{"user-data": text}))
+    assert user_data(web) == text
+    done(web, operations, set_metadata(web, **{"user-data": text, "a": "1"}))
+    assert user_data(web) == text
+    done(web, operations, set_metadata(web, a="1"))
+    assert user_data(web) == "#cloud-config\n{}\n"
+
+
+def test_what_the_project_got_afterwards_is_seen_when_the_metadata_is_set(web: Scope, operations: Finish) -> None:
+    common = common_pb2.Metadata(items=[common_pb2.Metadata.Items(key="ssh-keys", value="ann:ssh-rsa AAAA")])
+    request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=common)
+    ask(web, "Projects.SetCommonInstanceMetadata", request)
+    assert user_data(web) == ""
+    done(web, operations, set_metadata(web, **{"user-data": "#!/bin/sh\necho mine\n"}))
+    assert "ann 0 ssh-rsa AAAA" in user_data(web) and "echo mine" in user_data(web)
 
 
 def documents(store: Store) -> int:
@@ -716,8 +736,11 @@ def test_metadata_of_several_details(web: Scope, operations: Finish) -> None:
 
 
 def test_metadata_without_end_is_refused(web: Scope) -> None:
-    error = refused(lambda: set_metadata(web, **{"startup-script": "x" * 30_000}))
-    assert (error.code, error.location) == (400, "resource.metadata")
+    script = "".join(hashlib.sha256(b"%d" % n).hexdigest() for n in range(800))
+    error = refused(lambda: set_metadata(web, **{"startup-script": script}))
+    assert (error.code, error.location) == (400, "resource.items[0].value")
+    error = refused(lambda: set_metadata(web, **{"enable-oslogin": "TRUE"}))
+    assert (error.code, error.location) == (400, "resource.items[0].value")
 
 
 def test_old_fingerprints(web: Scope) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import os
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from gstack.kernel.errors import ApiError
 from simulator.world import Account
 from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, machine
+from translator_service.kept import details, userdata
 from translator_service.kept.store import Store
 from translator_service.resources import projects
+from translator_service.resources.common_metadata import common_items, common_metadata
 from translator_service.scope import Scope, projects_kind
 
 ACCOUNT = recorded_rows("a-catalog", "listAccounts")[0]
@@ -125,7 +129,7 @@ def test_set_and_get(scope: Scope) -> None:
     assert operation.selfLink.startswith(f"{LINK}/global/operations/")
     found = get(scope).commonInstanceMetadata
     assert [(item.key, item.value) for item in found.items] == [("sshKeys", "a:ssh-rsa AAAA"), ("empty", "")]
-    assert projects.common_metadata(scope) == found
+    assert common_metadata(scope) == found
     put(scope, [])
     assert not get(scope).commonInstanceMetadata.items
 
@@ -137,24 +141,24 @@ def test_text_comes_back_as_it_was(scope: Scope) -> None:
 
 
 def test_fingerprint_is_of_the_content(scope: Scope) -> None:
-    empty = projects.common_metadata(scope).fingerprint
+    empty = common_metadata(scope).fingerprint
     put(scope, [("a", "1"), ("b", "2")])
-    full = projects.common_metadata(scope).fingerprint
+    full = common_metadata(scope).fingerprint
     assert full != empty
     put(scope, [("b", "2"), ("a", "1")])
-    assert projects.common_metadata(scope).fingerprint == full
+    assert common_metadata(scope).fingerprint == full
     put(scope, [])
-    assert projects.common_metadata(scope).fingerprint == empty
+    assert common_metadata(scope).fingerprint == empty
 
 
 def test_stale_fingerprint(scope: Scope) -> None:
-    old = projects.common_metadata(scope).fingerprint
+    old = common_metadata(scope).fingerprint
     put(scope, [("a", "1")], old)
     error = refused(scope, [("a", "2")], old)
     assert (error.code, error.reason, error.message) == (412, "conditionNotMet", STALE)
-    assert projects.common_metadata(scope).items[0].value == "1"
+    assert common_metadata(scope).items[0].value == "1"
     put(scope, [("a", "2")])
-    assert projects.common_metadata(scope).items[0].value == "2"
+    assert common_metadata(scope).items[0].value == "2"
 
 
 def test_another_writer_in_between(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,19 +175,19 @@ def test_another_writer_in_between(scope: Scope, monkeypatch: pytest.MonkeyPatch
 
 def test_projects_do_not_share(scope_for: OpenScope) -> None:
     put(scope_for("demo"), [("a", "1")])
-    assert not projects.common_metadata(scope_for("webshop")).items
+    assert not common_metadata(scope_for("webshop")).items
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a.b", "ü", "k" * 129, "a\n"])
 def test_bad_keys(scope: Scope, key: str) -> None:
     error = refused(scope, [("good", "x"), (key, "x")])
     assert (error.code, error.location) == (400, "resource.items[1].key")
-    assert not projects.common_metadata(scope).items
+    assert not common_metadata(scope).items
 
 
 def test_good_keys(scope: Scope) -> None:
     put(scope, [("k" * 128, "x"), ("A-z_0", "x")])
-    assert len(projects.common_metadata(scope).items) == 2
+    assert len(common_metadata(scope).items) == 2
 
 
 def test_repeated_key(scope: Scope) -> None:
@@ -197,6 +201,55 @@ def test_sizes(scope: Scope) -> None:
     assert refused(scope, [("a", "x" * (256 * kilobyte + 1))]).location == "resource.items[0].value"
     assert refused(scope, [("a", "ü" * (128 * kilobyte + 1))]).location == "resource.items[0].value"
     assert refused(scope, [(key, "x" * 200 * kilobyte) for key in "abc"]).location == "resource.items"
+
+
+def test_what_is_refused_by_its_key(scope: Scope) -> None:
+    error = refused(scope, [("a", "1"), ("enable-oslogin", "TRUE")])
+    assert (error.code, error.location) == (400, "resource.items[1].value")
+    error = refused(scope, [("user-data", "!"), ("user-data-encoding", "base64")])
+    assert (error.code, error.location) == (400, "resource.items[0].value")
+    put(scope, [("enable-oslogin", "FALSE")])
+
+
+def keys_of(count: int) -> tuple[str, str]:
+    """As many RSA-4096 keys."""
+    return "ssh-keys", "\n".join(f"u{n}:ssh-rsa {base64.b64encode(os.urandom(535)).decode()}" for n in range(count))
+
+
+def test_keys_that_a_project_may_have_are_no_trouble_afterwards(scope: Scope) -> None:
+    put(scope, [keys_of(30)])
+    common = common_items(scope)
+    assert userdata.user_data({}, common, limit=32768, now=1.0)
+
+
+def test_keys_that_would_leave_no_room_are_refused_when_they_are_set(scope: Scope, simulated: Cloud) -> None:
+    error = refused(scope, [("a", "1"), keys_of(60)])
+    assert (error.code, error.location) == (400, "resource.items[1].value")
+    assert "bytes are available to 'ssh-keys'" in error.message
+    assert not common_items(scope)
+    assert "listVirtualMachines" not in simulated.calls
+
+
+def with_metadata(scope: Scope, name: str, **items: str) -> None:
+    machine(scope, name, **details.parameters(details.pack(details.METADATA, items)))
+
+
+def test_keys_that_leave_no_room_to_an_instance_that_is_there_are_refused(scope: Scope, simulated: Cloud) -> None:
+    script = base64.b64encode(os.urandom(10_000)).decode()
+    with_metadata(scope, "web-1", **{"startup-script": script})
+    with_metadata(scope, "web-2", **{"startup-script": script, "block-project-ssh-keys": "true"})
+    put(scope, [("zone", "a")])
+    assert "listVirtualMachines" not in simulated.calls
+    put(scope, [keys_of(10)])
+    error = refused(scope, [keys_of(30)])
+    assert (error.code, error.location) == (400, "resource.items")
+    assert "'web-1'" in error.message
+    userdata.user_data({"startup-script": script}, common_items(scope), limit=32768, now=1.0)
+
+
+def test_an_instance_without_room_of_old_is_no_reason(scope: Scope) -> None:
+    with_metadata(scope, "web-1", **{"startup-script": base64.b64encode(os.urandom(30_000)).decode()})
+    put(scope, [keys_of(1)])
 
 
 def test_a_project_that_others_made_takes_no_name_of_an_own_one(environment: Any) -> None:

@@ -1,9 +1,9 @@
-"""Projects: the caller's account, or a CloudStack project. Limits are CloudStack's, common metadata is in our store."""
+"""Projects: the caller's account, or a CloudStack project. Limits are CloudStack's."""
 
 from __future__ import annotations
 
 import math
-import re
+import time
 from typing import Any
 
 from google.protobuf.message import Message
@@ -13,19 +13,25 @@ from gstack.compute.v1 import projects_pb2 as pb
 from gstack.kernel.accounts import default_service_account
 from gstack.kernel.errors import ApiError, invalid
 from translator_service.cloudstack.catalog import Entry, Kind
-from translator_service.cloudstack.client import Answer
+from translator_service.cloudstack.client import Answer, all_rows
 from translator_service.cloudstack.rows import Row
-from translator_service.gce.fingerprints import check, fingerprint
+from translator_service.gce.fingerprints import check
 from translator_service.gce.times import from_cloudstack
-from translator_service.kept import details as kept
+from translator_service.kept import userdata
 from translator_service.operations import engine
+from translator_service.resources.common_metadata import (
+    check_metadata,
+    common_metadata,
+    items_of,
+    metadata_fingerprint,
+    store,
+    stored,
+)
+from translator_service.resources.instances.metadata import metadata_items
+from translator_service.resources.instances.view import DETAILS, HIDDEN
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
-_DOCUMENT = "project-metadata"
-_KEY = re.compile(r"[a-zA-Z0-9_-]{1,128}")
-_MAX_VALUE = 256 * 1024
-_MAX_TOTAL = 512 * 1024
 # CloudStack says "Unlimited"; GCE always has a number.
 _UNLIMITED = 1_000_000.0
 
@@ -95,41 +101,6 @@ def _number(text: Any) -> float:
 # Metadata
 
 
-def _stored(scope: Scope) -> tuple[dict[str, str], bytes | None]:
-    raw = scope.store.document(scope.project.key, _DOCUMENT, "")
-    return (kept.decode(raw.decode(), {}) if raw else {}), raw
-
-
-def _metadata_fingerprint(items: dict[str, str]) -> bytes:
-    return fingerprint("metadata", *(part for pair in sorted(items.items()) for part in pair))
-
-
-def common_metadata(scope: Scope) -> common_pb2.Metadata:
-    """What all instances of the project see."""
-    items, _ = _stored(scope)
-    metadata = common_pb2.Metadata(kind="compute#metadata", fingerprint=_metadata_fingerprint(items))
-    for key, value in items.items():
-        metadata.items.add(key=key, value=value)
-    return metadata
-
-
-def check_metadata(metadata: common_pb2.Metadata, field: str) -> dict[str, str]:
-    """The items of a request. Raises 400 for a bad or repeated key, and for too much."""
-    found: dict[str, str] = {}
-    for position, item in enumerate(metadata.items):
-        place = f"{field}.items[{position}]"
-        if not _KEY.fullmatch(item.key):
-            raise invalid(f"{place}.key", f"'{item.key}'. Metadata keys must be a match of regex '{_KEY.pattern}'")
-        if item.key in found:
-            raise invalid(f"{place}.key", f"'{item.key}'. Metadata has duplicate key: {item.key}")
-        if len(item.value.encode()) > _MAX_VALUE:
-            raise invalid(f"{place}.value", f"'{item.key}'. Metadata values may have at most {_MAX_VALUE} bytes.")
-        found[item.key] = item.value
-    if sum(len(key.encode()) + len(value.encode()) for key, value in found.items()) > _MAX_TOTAL:
-        raise invalid(f"{field}.items", f"Metadata may have at most {_MAX_TOTAL} bytes in total.")
-    return found
-
-
 @rpc(
     "Projects.Get",
     calls=("listAccounts", "listProjects"),
@@ -161,14 +132,34 @@ def to_project(scope: Scope, row: Row, metadata: common_pb2.Metadata) -> pb.Proj
 
 @rpc(
     "Projects.SetCommonInstanceMetadata",
-    differences="Seen by instances that are made afterwards, and by others when their own metadata is set.",
+    calls=("listVirtualMachines",),
+    differences="Seen by instances that are made afterwards, and by others when their own metadata is set. What would "
+    "leave no room in the user data of an instance is refused.",
 )
 def set_common_instance_metadata(scope: Scope, request: pb.SetCommonInstanceMetadataRequest) -> Message:
     items = check_metadata(request.resource, "resource")
-    current, raw = _stored(scope)
-    check(request.resource.fingerprint, _metadata_fingerprint(current))
-    content = kept.encode(items).encode()
-    if content != raw and not scope.store.put_document(scope.project.key, _DOCUMENT, "", content, expected=raw):
+    raw = stored(scope)
+    current = items_of(raw)
+    check(request.resource.fingerprint, metadata_fingerprint(current))
+    _check_room(scope, items, current)
+    if not store(scope, items, expected=raw):
         text = "Supplied fingerprint does not match current metadata fingerprint."
         raise ApiError(412, text, "conditionNotMet")
     return engine.finished(scope, type="setMetadata", target="", target_id=scope.project.number)
+
+
+def _check_room(scope: Scope, items: dict[str, str], current: dict[str, str]) -> None:
+    """Raises 400 for metadata with which no instance could be made, or the metadata of one that is there be set."""
+    settings, now = scope.environment.settings, time.time()
+    limit = settings.cloudstack_user_data
+    userdata.check_common(items, limit=limit, now=now, field="resource")
+    if not userdata.has_effect(items, now):
+        return
+    for row in all_rows(scope.client.read_all("listVirtualMachines", details=DETAILS)):
+        if row["state"] in HIDDEN:
+            continue
+        own = metadata_items(scope, row)
+        refusal = userdata.refusal(own, items, limit=limit, now=now)
+        # One that could not be set before either is no reason.
+        if refusal and not userdata.refusal(own, current, limit=limit, now=now):
+            raise invalid("resource.items", f"The instance '{row['name']}' would have no room for it. {refusal}")

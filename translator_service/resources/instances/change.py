@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from google.protobuf.message import Message
@@ -22,22 +21,20 @@ from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disks
+from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.instances.find import find, path
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
+    changed_user_data,
     document_of,
     forget_metadata,
     keep_metadata,
     metadata_of,
-    user_data,
 )
 from translator_service.resources.instances.view import DETAILS, disk_of, labels_of, to_instance
-from translator_service.resources.projects import check_metadata
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
-# CloudStack takes no user data for "unchanged".
-_NOTHING_TO_DO = base64.b64encode(b"#cloud-config\n{}\n").decode()
 # Details that a user may not send back; CloudStack keeps them by itself (recordings, Surprises 16).
 _DENIED = (
     "rootdisksize",
@@ -68,19 +65,18 @@ def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
 
 @rpc(
     "Instances.SetMetadata",
-    calls=("listVirtualMachines", "updateVirtualMachine"),
-    differences="The guest sees new keys and scripts when it asks for its user data again, at its next boot.",
+    calls=("listVirtualMachines", "getVirtualMachineUserData", "updateVirtualMachine"),
+    differences="A guest that got keys or scripts at its last boot sees new keys within a minute; others, and new "
+    "scripts, at its next boot. See guests.md.",
 )
 def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Message:
     items = check_metadata(request.resource, "resource")
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
     check(request.resource.fingerprint, metadata_of(scope, row).fingerprint)
-    data = user_data(scope, items)
-    if not data and (row.get("details") or {}).keys() & {kept.CONFIG, kept.METADATA}:
-        data = _NOTHING_TO_DO
+    data = changed_user_data(scope, items, row)
     packed = keep_metadata(scope, items)
-    return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data or None)
+    return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data)
 
 
 @rpc(

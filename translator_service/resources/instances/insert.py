@@ -25,16 +25,16 @@ from translator_service.gce import naming
 from translator_service.gce.labels import check_labels, check_tags
 from translator_service.gce.naming import number
 from translator_service.kept import details as kept
-from translator_service.kept import userdata
+from translator_service.kept.ssh_keys import SshKey
 from translator_service.kept.tags import EPHEMERAL, NAME
 from translator_service.networking import networks, projection, subnetworks
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disk_types, images, machine_types
+from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.instances import find, metadata, view
 from translator_service.resources.instances.delete import clear_away, destroy
-from translator_service.resources.projects import check_metadata, common_metadata
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -85,14 +85,13 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     parameters |= disk_parameters | network_parameters | _merge_details(parameters, details)
     if data:
         parameters["userdata"] = data
-    common = {item.key: item.value for item in common_metadata(scope).items}
     payload = {
         "zone": zone.name,
         "name": wanted.name,
         "network": nics[0]["network"],
         "parameters": parameters,
         "tags": tags,
-        "keys": [key.public_key for key in userdata.all_ssh_keys(items, common)][:5],
+        "keys": metadata.registrable_keys(scope, items)[:5],
         "disk": disk["name"],
         "external": nics[0]["external"],
         "address": nics[0]["address"],
@@ -286,7 +285,7 @@ def do_insert(run: Run) -> None:
 
 def _key_pair(run: Run, public_key: str) -> str:
     """Name of the key pair in CloudStack that holds this key; CloudStack holds a key once. "" for what is no key."""
-    name = userdata.SshKey("", public_key).name
+    name = SshKey("", public_key).name
     try:
         blob = base64.b64decode(public_key.split()[1] + "==")
     except (IndexError, ValueError):

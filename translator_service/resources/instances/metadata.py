@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import time
 import uuid
 from typing import Any
 
 from gstack.compute.v1 import instances_pb2 as pb
 from translator_service.cloudstack.rows import Row
-from translator_service.gce.fingerprints import fingerprint
 from translator_service.kept import details as kept
 from translator_service.kept import userdata
-from translator_service.resources.projects import common_metadata
+from translator_service.kept.ssh_keys import all_ssh_keys
+from translator_service.resources.common_metadata import common_items, metadata_fingerprint
 from translator_service.scope import Scope
 
 _LARGE_METADATA = 16_000
+# CloudStack takes no user data for "unchanged".
+_NOTHING_TO_DO = base64.b64encode(b"#cloud-config\n{}\n").decode()
 _DOCUMENTS = "instance-metadata"
 DOCUMENT = "$document"
 
@@ -37,14 +41,31 @@ def metadata_of(scope: Scope, row: Row) -> Any:
     items = metadata_items(scope, row)
     for key, value in items.items():
         metadata.items.add(key=key, value=value)
-    metadata.fingerprint = fingerprint("metadata", *(part for pair in sorted(items.items()) for part in pair))
+    metadata.fingerprint = metadata_fingerprint(items)
     return metadata
 
 
 def user_data(scope: Scope, items: dict[str, str]) -> str:
-    """User data of an instance with these items in this project."""
-    common = {item.key: item.value for item in common_metadata(scope).items}
-    return userdata.user_data(items, common)
+    """User data of a new instance with these items in this project. Raises 400."""
+    common = common_items(scope)
+    return userdata.user_data(items, common, limit=scope.environment.settings.cloudstack_user_data, now=time.time())
+
+
+def changed_user_data(scope: Scope, items: dict[str, str], row: Row) -> str | None:
+    """User data of an instance that gets these items now; None for unchanged. Raises 400."""
+    common, now = common_items(scope), time.time()
+    had = ""
+    if not userdata.has_ours(items, common, now):
+        had = str(scope.client.read("getVirtualMachineUserData", virtualmachineid=row["id"]).one().get("userdata", ""))
+    limit = scope.environment.settings.cloudstack_user_data
+    data = userdata.user_data(items, common, limit=limit, now=now, field="resource", had_ours=userdata.holds_ours(had))
+    return data or (_NOTHING_TO_DO if had else None)
+
+
+def registrable_keys(scope: Scope, items: dict[str, str]) -> list[str]:
+    """The public keys that may be key pairs in CloudStack, which stay for good."""
+    keys = all_ssh_keys(items, common_items(scope), time.time())
+    return [key.public_key for key in keys if key.is_registrable]
 
 
 def keep_metadata(scope: Scope, items: dict[str, str]) -> dict[str, str]:
