@@ -7,6 +7,7 @@ signature -> command -> JSON. Beside `/client/api` there is a small control API 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import re
@@ -45,7 +46,7 @@ class Fault:
 
     kind: "status" (answer `status` with CloudStack's envelope and `text`), "html" (a proxy's error page), "truncated"
     (half of the real answer), "mangled" (rows without ids, texts where there are objects), "hang" (no answer for
-    `seconds`), "drop" (work done, connection closed without answer).
+    `seconds`, or until faults are deleted), "drop" (work done, connection closed without answer).
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Simulator:
     world: World
     faults: list[Fault] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    _no_faults: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -106,7 +108,8 @@ class Simulator:
             await asyncio.sleep(seconds)
         fault = self._take_fault(name)
         if fault and fault.kind == "hang":
-            await asyncio.sleep(fault.seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._no_faults.wait(), fault.seconds)
         if fault and fault.kind == "html":
             await _answer(send, fault.status, HTML_ERROR.format(fault.status, "Proxy Error").encode(), b"text/html")
             return
@@ -205,6 +208,9 @@ class Simulator:
         if what == "faults":
             if method == "DELETE":
                 self.faults.clear()
+                # Those that hang go on; those that come later do not.
+                self._no_faults.set()
+                self._no_faults = asyncio.Event()
             else:
                 self.faults.append(Fault(**json.loads(body)))
             return 200, b"{}"

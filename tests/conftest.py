@@ -13,6 +13,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import requests
 import uvicorn
 
 from gstack.kernel.sealing import Keyring
@@ -20,6 +21,7 @@ from gstack.kernel.settings import Settings
 from simulator import cloud
 from simulator.app import Simulator
 from tests.auth import Auth
+from tests.waits import LONG, until
 from translator_service import resources
 from translator_service.cloudstack.client import Endpoint
 from translator_service.gce.names_file import NameMap
@@ -64,8 +66,7 @@ class Cloud:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([self._socket])), daemon=True)
         self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
+        until(lambda: self._server.started, pause=0.01)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         await self.app(scope, receive, send)
@@ -80,9 +81,13 @@ class Cloud:
         """CloudStack commands since the last reset, without job polling."""
         return {name: count for name, count in self.app.calls.items() if name != "queryAsyncJobResult"}
 
+    def let_go(self) -> None:
+        """What hangs goes on."""
+        requests.delete(self.url.replace("/client/api", "/simulator/faults"), timeout=LONG)
+
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(5)
+        self._thread.join(LONG)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +109,7 @@ def environment(simulated: Cloud, tmp_path: Path) -> Iterator[Environment]:
     settings = Settings(state_dir=tmp_path, cloudstack_url=simulated.url)
     made = Environment(
         settings=settings,
-        endpoint=Endpoint(simulated.url, connections=8, timeout=10),
+        endpoint=Endpoint(simulated.url, connections=8, timeout=LONG),
         store=open_store(settings.translator_database()),
         sealer=Keyring.of(b"k" * 32),
         names=NameMap(),
@@ -171,14 +176,16 @@ def operations(environment: Environment, _workflows: Callable[[Environment], Non
     """Runs operations for real; call it with a scope and an Operation to get the finished row."""
     _workflows(environment)
 
-    def finish(scope: Scope, operation: Any, seconds: float = 20.0) -> Any:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+    def finish(scope: Scope, operation: Any) -> Any:
+        row: Any = None
+
+        def done() -> bool:
+            nonlocal row
             row = environment.store.operation_by_name(operation.name)
-            if row is not None and row["status"] == "DONE":
-                return row
-            time.sleep(0.01)
-        raise AssertionError(f"{operation.name} did not finish: {row}")
+            return row is not None and row["status"] == "DONE"
+
+        until(done, pause=0.01, told=lambda: row)
+        return row
 
     return finish
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from gstack.kernel.contract import services
+from tests.waits import until  # noqa: F401 - tests take it from here with the rest
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.rpc import METHODS
@@ -75,11 +74,3 @@ def tag(scope: Scope, kind: str, resource_id: str, key: str, value: str) -> None
         {"resourcetype": kind, "resourceids": resource_id, **tags},
         maybe_submitted=False,
     )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that other threads do."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -21,6 +21,7 @@ from gateway.batch import MAX_PARTS, Batch, split
 from gateway.tokens import Principal
 from gstack.kernel.errors import ApiError
 from gstack.kernel.settings import Settings
+from tests.waits import LONG
 
 BOUNDARY = "===============7330845974216740156=="
 
@@ -314,7 +315,7 @@ class Blocking(Echo):
     def handle(self, request: Request) -> Response:
         if request.path.startswith("/slow"):
             self.running.release()
-            assert self.go.wait(60)
+            assert self.go.wait(LONG)
         return super().handle(request)
 
 
@@ -332,15 +333,15 @@ def test_b3_one_users_batches_do_not_hold_up_anothers() -> None:
     taken = [in_thread(lambda: batches.handle(slow)) for _ in range(3)]
     # A thread of each batch, and ian's share of the helpers: not all of them.
     for _ in range(3 + 8):
-        assert api.running.acquire(timeout=60)
-    assert not api.running.acquire(timeout=0.2)
+        assert api.running.acquire(timeout=LONG)
     quick = outer([part(f"GET /n/{number} HTTP/1.1", number) for number in range(50)], authorization="Bearer eve")
     thread, found = in_thread(lambda: batches.handle(quick))
-    thread.join(60)
+    thread.join(LONG)
     assert found and len(answers(found[0])) == 50
+    assert not api.running.acquire(blocking=False)
     api.go.set()
     for thread, found in taken:
-        thread.join(60)
+        thread.join(LONG)
         assert len(answers(found[0])) == 100
 
 

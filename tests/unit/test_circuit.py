@@ -10,11 +10,21 @@ from collections.abc import Iterator
 import pytest
 
 from gstack.kernel.metrics import CLOUDSTACK_CIRCUIT
+from tests.waits import LONG, Clock
+from translator_service.cloudstack import circuit as circuit_module
 from translator_service.cloudstack.circuit import Circuit
 from translator_service.cloudstack.client import Client, Endpoint, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unreachable
 
 KEYS = Keys("key", "secret")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Of circuits only."""
+    made = Clock()
+    monkeypatch.setattr(circuit_module, "time", made)
+    return made
 
 
 def fail(circuit: Circuit, times: int) -> None:
@@ -44,14 +54,12 @@ def test_it_opens_after_five_failures_in_a_row() -> None:
     assert CLOUDSTACK_CIRCUIT._value.get() == 0
 
 
-def test_one_of_many_tries_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("translator_service.cloudstack.circuit.time.monotonic", lambda: now[0])
+def test_one_of_many_tries_every_five_seconds(clock: Clock) -> None:
     circuit = Circuit()
     fail(circuit, 5)
     for _ in range(3):
         assert [is_open(circuit) for _ in range(10)] == [True] * 10
-        now[0] += 5.1
+        clock.now += 5.1
         assert [is_open(circuit) for _ in range(10)] == [False] + [True] * 9
         fail(circuit, 1)
 
@@ -100,11 +108,10 @@ def silent() -> Iterator[Silent]:
 
 
 def read(endpoint: Endpoint) -> None:
-    Client(endpoint, KEYS, None, time.monotonic() + 10).read("listZones")
+    Client(endpoint, KEYS, None, time.monotonic() + LONG).read("listZones")
 
 
-def test_calls_fail_at_once_and_reads_go_on_when_it_answers(silent: Silent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("translator_service.cloudstack.circuit._PAUSE", 0.5)
+def test_calls_fail_at_once_and_reads_go_on_when_it_answers(silent: Silent, clock: Clock) -> None:
     endpoint = Endpoint(f"http://127.0.0.1:{silent.port}/client/api")
     for _ in range(5):
         with pytest.raises(Unreachable):
@@ -115,7 +122,7 @@ def test_calls_fail_at_once_and_reads_go_on_when_it_answers(silent: Silent, monk
             read(endpoint)
     assert silent.asked == asked
     silent.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n" + b'{"listzonesresponse":{}}'
-    time.sleep(0.6)
+    clock.now += 5.1
     for _ in range(3):
         read(endpoint)
     endpoint.close()

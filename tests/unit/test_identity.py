@@ -25,7 +25,9 @@ from simulator.commands import HANDLERS, SPECS
 from simulator.world import Account, Project, Template, User
 from tests.conftest import LINK_BASE, Cloud, OpenScope
 from tests.unit.made import ask, machine
+from tests.waits import LONG, Clock
 from translator_service import identity
+from translator_service.cloudstack import client
 from translator_service.cloudstack.catalog import Catalog
 from translator_service.cloudstack.client import Endpoint
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
@@ -143,11 +145,15 @@ def test_keys_made_by_a_job_are_waited_for(environment: Environment, simulated: 
 
 
 @pytest.mark.usefixtures("keys_by_a_job")
-def test_a_job_that_never_ends_is_not_waited_for_beyond_the_deadline(simulated: Cloud) -> None:
+def test_a_job_that_never_ends_is_not_waited_for_beyond_the_deadline(
+    simulated: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(client, "time", clock)
     simulated.app.world.settings.job_seconds = {"": 3600.0}
     endpoint = Endpoint(simulated.url, connections=1)
     with pytest.raises(Unreachable):
-        endpoint.login("nokeys", "nokeys", "", time.monotonic() + 0.3, register_keys=True)
+        endpoint.login("nokeys", "nokeys", "", clock.now + 10, register_keys=True)
     assert simulated.calls["logout"] == 1 and simulated.app.world.sessions == {}
     endpoint.close()
 
@@ -394,9 +400,9 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
     try:
         with channel(f"127.0.0.1:{port}", "translator", None) as wire:
             stub = identity_pb2_grpc.IdentityStub(wire)  # type: ignore[no-untyped-call]
-            assert stub.Projects(pb.ProjectsRequest(credential=credential()), timeout=5).projects[0].name == "demo"
+            assert stub.Projects(pb.ProjectsRequest(credential=credential()), timeout=LONG).projects[0].name == "demo"
             assert (
-                stub.FindProject(pb.ProjectRequest(credential=credential(), name="webshop"), timeout=5).name
+                stub.FindProject(pb.ProjectRequest(credential=credential(), name="webshop"), timeout=LONG).name
                 == "webshop"
             )
             told = []
@@ -406,7 +412,7 @@ def test_answers_and_refusals_cross_the_wire(environment: Environment, credentia
                 (stub.Verify, pb.VerifyRequest(credential=b"x")),
             ):
                 with pytest.raises(grpc.RpcError) as raised:
-                    call(request, timeout=5)
+                    call(request, timeout=LONG)
                 error = from_rpc(raised.value)
                 told.append((error.code, error.reason))
     finally:

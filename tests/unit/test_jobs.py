@@ -13,7 +13,7 @@ from simulator.app import Fault
 from simulator.families.jobs import restart
 from simulator.world import Job, ServiceOffering
 from tests.conftest import Cloud
-from tests.unit.made import until
+from tests.waits import LONG, until
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client, Endpoint, Keys
 from translator_service.cloudstack.errors import CloudStackError, Unfinished
@@ -21,7 +21,7 @@ from translator_service.cloudstack.errors import CloudStackError, Unfinished
 
 @pytest.fixture
 def client(simulated: Cloud) -> Iterator[Client]:
-    endpoint = Endpoint(simulated.url, connections=2, timeout=10)
+    endpoint = Endpoint(simulated.url, connections=2, timeout=LONG)
     yield Client(endpoint, Keys("demo-api-key", "demo-secret-key"))
     endpoint.close()
 

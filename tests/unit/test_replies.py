@@ -25,7 +25,9 @@ from gateway.tokens import (
 from gstack.auth.v1 import auth_pb2
 from gstack.compute.v1.instances_pb2 import Instance
 from gstack.kernel.errors import ApiError
-from translator_service.cloudstack.catalog import Catalog, Kind
+from tests.waits import LONG, Clock, until
+from translator_service.cloudstack import catalog as catalog_module
+from translator_service.cloudstack.catalog import Catalog, Entry, Kind
 from translator_service.cloudstack.client import Answer
 from translator_service.gce.naming import Index
 from translator_service.gce.replies import Replies
@@ -239,18 +241,27 @@ def test_a13_scopes(needed: Scopes, scope: str, reads: bool, writes: bool) -> No
 # The catalog
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Of the catalog only."""
+    made = Clock()
+    monkeypatch.setattr(catalog_module, "time", made)
+    return made
+
+
 class Source:
     """A list that changes, and counts how often it was asked for."""
 
     def __init__(self, ttl: float = 60.0):
         self.asked = 0
         self.names = ["one"]
-        self.seconds = 0.0
+        self.go = threading.Event()
+        self.go.set()
         self.kind = Kind("things", ttl, self._fetch, lambda rows: Index(rows, "rfc1035"))
 
     def _fetch(self, _: Any) -> list[Answer]:
         self.asked += 1
-        time.sleep(self.seconds)
+        assert self.go.wait(LONG)
         rows = ",".join(f'{{"id":"0000000{number}-0","name":"{name}"}}' for number, name in enumerate(self.names))
         return [Answer(f'{{"r":{{"thing":[{rows}]}}}}'.encode())]
 
@@ -265,42 +276,47 @@ def test_a_list_is_fetched_once_an_owner() -> None:
     assert catalog.find("ian", source.kind, None, "one")["name"] == "one"
 
 
+def together(catalog: Catalog, source: Source, owner: str, count: int) -> list[Entry]:
+    """What so many get who ask while the list is fetched."""
+    source.go.clear()
+    with ThreadPoolExecutor(count) as pool:
+        found = [pool.submit(catalog.get, owner, source.kind, None) for _ in range(count)]
+        flights = catalog._flights
+        until(lambda: (flight := flights.get((owner, source.kind.name))) and flight.users == count)
+        source.go.set()
+        return [one.result(LONG) for one in found]
+
+
 def test_many_at_once_ask_once() -> None:
     catalog, source = Catalog(), Source()
-    source.seconds = 0.1
-    barrier = threading.Barrier(8)
-
-    def ask(_: int) -> object:
-        barrier.wait()
-        return catalog.get("ian", source.kind, None)
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(ask, range(8)))
+    found = together(catalog, source, "ian", 8)
     assert source.asked == 1
     assert all(one is found[0] for one in found)
 
 
-def test_an_old_list_is_fetched_anew_and_kept_when_it_is_the_same() -> None:
-    catalog, source = Catalog(), Source(ttl=0.0)
+def test_an_old_list_is_fetched_anew_and_kept_when_it_is_the_same(clock: Clock) -> None:
+    catalog, source = Catalog(), Source(ttl=60.0)
     first = catalog.get("ian", source.kind, None)
-    time.sleep(0.01)
+    clock.now += 59
+    assert catalog.get("ian", source.kind, None) is first
+    assert source.asked == 1
+    clock.now += 2
     assert catalog.get("ian", source.kind, None) is first
     assert source.asked == 2
     source.names = ["one", "two"]
-    time.sleep(0.01)
+    clock.now += 61
     second = catalog.get("ian", source.kind, None)
     assert second is not first and second.digest != first.digest
     assert len(second.index) == 2
 
 
-def test_a_miss_asks_again_but_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("translator_service.cloudstack.catalog._MISS_PAUSE", 0.1)
+def test_a_miss_asks_again_but_not_all_the_time(clock: Clock) -> None:
     catalog, source = Catalog(), Source()
     assert catalog.find("ian", source.kind, None, "two") is None
     assert source.asked == 1
     source.names = ["one", "two"]
     assert catalog.find("ian", source.kind, None, "two") is None
-    time.sleep(0.15)
+    clock.now += 1.1
     assert catalog.find("ian", source.kind, None, "two")["name"] == "two"
     assert source.asked == 2
 
@@ -333,15 +349,7 @@ def test_c1_a_list_that_is_too_large_is_used_and_not_kept() -> None:
     catalog, source = Catalog(size=50_000), Source()
     catalog.get("ian", source.kind, None)
     source.names = [f"name-{number}" for number in range(10_000)]
-    source.seconds = 0.1
-    barrier = threading.Barrier(4)
-
-    def ask(_: int) -> int:
-        barrier.wait()
-        return len(catalog.get("ann", source.kind, None).index)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(ask, range(4))) == [10_000] * 4
+    assert [len(entry.index) for entry in together(catalog, source, "ann", 4)] == [10_000] * 4
     assert source.asked == 2
     catalog.get("ian", source.kind, None)
     assert source.asked == 2

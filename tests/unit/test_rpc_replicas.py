@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from gstack.cli import main
 from gstack.kernel import rpc
 from tests.clients.conftest import free_ports
+from tests.waits import LONG, Clock, until
 
 METHOD = "/tests.Replica/Who"
 
@@ -27,7 +28,7 @@ class Replica:
         self.go.set()
 
         def who(_: bytes, __: Any) -> bytes:
-            self.go.wait(20)
+            self.go.wait(LONG)
             return address.encode()
 
         handler = grpc.unary_unary_rpc_method_handler(rpc.guarded(who, "Replica.Who"))
@@ -66,11 +67,24 @@ def replica(port: int) -> Iterator[Callable[..., Replica]]:
         one.stop()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+@pytest.fixture
+def looked(names: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Returns when what the name resolves to now has been looked up, and taken in."""
+    looks, resolve = threading.Semaphore(0), rpc._resolve
+
+    def look(host: str, port: int) -> list[str]:
+        looks.release()
+        return resolve(host, port)
+
+    def again() -> None:
+        while looks.acquire(blocking=False):
+            pass
+        # The one that is under way may have the old answer; when the third begins, the second is done.
+        assert all(looks.acquire(timeout=LONG) for _ in range(3))
+
+    monkeypatch.setattr(rpc, "_resolve", look)
+    monkeypatch.setattr(rpc, "_LOOK_SECONDS", 0.02)
+    return again
 
 
 def test_d7_a_new_replica_is_found_when_the_others_have_too_much_to_do(
@@ -81,68 +95,64 @@ def test_d7_a_new_replica_is_found_when_the_others_have_too_much_to_do(
     busy = replica("127.0.0.1", threads=1)
     with rpc.channel(f"dns:///replicas.test:{port}", "replica", None) as channel:
         call = channel.unary_unary(METHOD)
-        wait_until(lambda: call_or_none(call) == b"127.0.0.1")
+        until(lambda: call_or_none(call) == b"127.0.0.1")
         busy.go.clear()
         waiting = [threading.Thread(target=call_or_none, args=(call,), daemon=True) for _ in range(2)]
         for one in waiting:
             one.start()
         replica("127.0.0.2")
         names.append("127.0.0.2")
-        wait_until(lambda: call_or_none(call) == b"127.0.0.2")
+        until(lambda: call_or_none(call) == b"127.0.0.2")
         busy.go.set()
         for one in waiting:
-            one.join(20)
+            one.join(LONG)
 
 
 def call_or_none(call: Any) -> bytes | None:
     try:
-        return bytes(call(b"", timeout=20))
+        return bytes(call(b"", timeout=LONG))
     except grpc.RpcError:
         return None
 
 
 def test_d7_an_old_answer_does_not_make_it_forget(
-    names: list[str], port: int, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+    names: list[str], looked: Callable[[], None], port: int, replica: Callable[..., Replica]
 ) -> None:
     """The DNS of a cluster has several caches: one names what another does not know yet, or any more."""
-    monkeypatch.setattr(rpc, "_LOOK_SECONDS", 0.05)
     names += ["127.0.0.1", "127.0.0.2"]
     old = replica("127.0.0.1")
     replica("127.0.0.2")
     with rpc.channel(f"dns:///replicas.test:{port}", "replica", None) as channel:
         call = channel.unary_unary(METHOD)
-        wait_until(lambda: call_or_none(call) == b"127.0.0.2")
-        looked = threading.Event()
-        resolve = rpc._resolve
-
-        def look(host: str, port: int) -> list[str]:
-            looked.set()
-            return resolve(host, port)
-
-        monkeypatch.setattr(rpc, "_resolve", look)
+        until(lambda: call_or_none(call) == b"127.0.0.2")
         for answer in (["127.0.0.1"], []):
             names[:] = answer
-            for _ in range(2):
-                looked.clear()
-                assert looked.wait(20)
+            looked()
         old.stop()
-        assert [call(b"", timeout=20) for _ in range(8)] == [b"127.0.0.2"] * 8
+        assert [call(b"", timeout=LONG) for _ in range(8)] == [b"127.0.0.2"] * 8
 
 
-def test_addresses_that_are_not_named_for_long_are_forgotten(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpc, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(rpc, "_NAMED_SECONDS", 0.5)
+def test_addresses_that_are_not_named_for_long_are_forgotten(
+    names: list[str], looked: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(rpc, "time", clock)
     names += ["127.0.0.1", "127.0.0.2"]
     moved: list[str] = []
     replicas = rpc._Replicas("replicas.test", 5001, moved.append)
-    wait_until(lambda: moved == ["ipv4:127.0.0.1:5001,127.0.0.2:5001"])
+    until(lambda: moved == ["ipv4:127.0.0.1:5001,127.0.0.2:5001"])
     names.pop()
-    wait_until(lambda: moved[1:] == ["ipv4:127.0.0.1:5001"])
+    clock.now += 50
+    looked()
+    assert len(moved) == 1
+    clock.now += 61
+    until(lambda: moved[1:] == ["ipv4:127.0.0.1:5001"])
     # Answers of another family take the place of the first, and no answer takes away what was known.
     names[:] = ["fd00::1"]
-    wait_until(lambda: moved[2:] == ["ipv6:[fd00::1]:5001"])
+    until(lambda: moved[2:] == ["ipv6:[fd00::1]:5001"])
     names.clear()
-    time.sleep(0.7)
+    clock.now += 61
+    looked()
     assert len(moved) == 3
     replicas.close()
 
@@ -163,6 +173,7 @@ def test_d7_an_upgrade_waits_for_those_that_it_calls(
     port: int, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr("gstack.cli.health._PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(rpc, "releases", partial(rpc.releases, timeout=LONG))
     target = f"ipv4:127.0.0.1:{port},127.0.0.2:{port}"
     environment = {"GSTACK_TRANSLATOR_TARGET": target, "GSTACK_STATE_DIR": str(tmp_path)}
 
@@ -172,12 +183,11 @@ def test_d7_an_upgrade_waits_for_those_that_it_calls(
         return done.output
 
     assert "going on without" in awaited("0")
-    monkeypatch.setattr(rpc, "__version__", "1.9.9")
-    old = replica("127.0.0.1")
-    monkeypatch.undo()
-    monkeypatch.setattr("gstack.cli.health._PAUSE_SECONDS", 0.05)
+    with monkeypatch.context() as before:
+        before.setattr(rpc, "__version__", "1.9.9")
+        old = replica("127.0.0.1")
     assert awaited("0.2") == "translator: 0 of this release, 1 of another\ntranslator: going on without\n"
     replica("127.0.0.2")
     assert awaited("0.2") == "translator: 1 of this release, 1 of another\ntranslator: going on without\n"
     old.stop()
-    assert awaited("20") == "translator: 1 of this release, 0 of another\n"
+    assert awaited(str(LONG)) == "translator: 1 of this release, 0 of another\n"
