@@ -214,7 +214,7 @@ def test_a_name_is_taken_once(scope: Scope, operations: Any) -> None:
 
 
 def test_a_group_made_elsewhere_takes_its_name(scope: Scope) -> None:
-    group(scope, "Web", SSH)
+    group(scope, "Web", HTTP)
     with pytest.raises(ApiError) as failure:
         insert(scope, rule("web", "tcp"))
     assert failure.value.code == 409
@@ -316,29 +316,32 @@ def test_a_group_that_comes_later_gets_another_name(scope: Scope, operations: An
 
 
 def test_groups_made_elsewhere_are_read_by_name_and_number(scope: Scope) -> None:
-    group(scope, "My Group", SSH)
+    group(scope, "My Group", HTTP)
     group(scope, network_group("other"), HTTP)
     assert names(scope) == ["gce-other", "my-group"]
     shown = get(scope, "my-group")
-    assert (list(shown.sourceRanges), shown.network) == (["10.0.0.0/8"], f"{ROOT}/networks/default")
+    assert (list(shown.sourceRanges), shown.network) == (["0.0.0.0/0"], f"{ROOT}/networks/default")
     assert get(scope, str(shown.id)).name == "my-group"
 
 
 def test_a_group_made_elsewhere_is_taken_away_in_parts(scope: Scope, operations: Any) -> None:
     identity = group(scope, "web", SSH, HTTP)
     other = next(name for name in names(scope) if name != "web")
-    assert list(get(scope, other).sourceRanges) == ["0.0.0.0/0"]
-    assert not operations(scope, delete(scope, other))["error"]
+    assert list(get(scope, "web").sourceRanges) == ["0.0.0.0/0"]
+    assert list(get(scope, other).sourceRanges) == ["10.0.0.0/8"]
+    assert not operations(scope, delete(scope, "web"))["error"]
     rows = scope.client.read("listSecurityGroups", id=identity).items
     assert [one["cidr"] for one in rows[0]["ingressrule"]] == ["10.0.0.0/8"]
-    assert not operations(scope, delete(scope, "web"))["error"]
+    # Whatever of its group is gone, it keeps its name.
+    assert names(scope) == [other]
+    assert not operations(scope, delete(scope, other))["error"]
     assert scope.client.read("listSecurityGroups", securitygroupname="web").items == []
 
 
 def test_a_used_or_the_default_group_stays_without_its_rules(scope: Scope, operations: Any) -> None:
     default = made.first(scope, "listSecurityGroups", securitygroupname="default")["id"]
-    made.job(scope, "authorizeSecurityGroupIngress", securitygroupid=default, **SSH)
-    used = group(scope, "used", SSH)
+    made.job(scope, "authorizeSecurityGroupIngress", securitygroupid=default, **HTTP)
+    used = group(scope, "used", HTTP)
     made.machine(scope, "vm", "ch-gv2", securitygroupids=used)
     for name in ("default", "used"):
         assert not operations(scope, delete(scope, name))["error"]

@@ -259,16 +259,17 @@ def foreign(
 
     kept: our own rules; claimed: which of CloudStack's rules are ours.
     """
-    reserved = [{"id": f"firewall/{rule.name}", "name": rule.name} for rule in kept]
+    taken = {rule.name for rule in kept}
     has_older = any(not rule.kind for rule in kept)
     others = [_without_ours(row, claimed or {}, has_older) for row in rows]
-    index = scope.environment.index([*reserved, *others], mapped={row["id"]: row["name"] for row in reserved})
     found = []
-    for name, row in index:
-        for position, (sources, rules) in enumerate(_by_sources(row)):
+    for name, row in scope.environment.index(others):
+        for sources, rules in _by_sources(row):
+            # Of the sources alone: a name stays when other rules of the group come or go.
+            is_open = sources == [_EVERYWHERE]
             suffix = hashlib.sha256(",".join(sources).encode()).hexdigest()[:8]
             rule = pb.Firewall(
-                name=naming.with_suffix(name, suffix) if position else name,
+                name=name if is_open and name not in taken else naming.with_suffix(name, suffix),
                 description=row.get("description", ""),
                 network=row.get("network", networks.DEFAULT),
                 priority=1000,
@@ -277,7 +278,7 @@ def foreign(
                 sourceRanges=sources,
                 allowed=_allowed(rules),
             )
-            shown = to_firewall(scope, rule, UNKNOWN_TIME, f"{row['id']}/{suffix}" if position else row["id"])
+            shown = to_firewall(scope, rule, UNKNOWN_TIME, row["id"] if is_open else f"{row['id']}/{suffix}")
             identities = tuple(dict.fromkeys(one["ruleid"] for one in rules))
             found.append(Foreign(shown, row["id"], "network" in row, identities))
     return found
@@ -466,7 +467,8 @@ _APPLIED = (
     calls=("listNetworks", "listZones", *_APPLIED),
     differences="Deny rules, rules by service account and logging are refused, as is what a zone of the network cannot"
     " do: ports of sctp in zones with security groups, other protocols than tcp, udp and icmp and IPv6 in isolated"
-    " networks. Egress rules that allow are kept; egress is open anyway. Priorities are kept and change nothing without"
+    " networks. Egress rules that allow are kept and change nothing: the offering of an isolated network and its rules"
+    " in CloudStack decide what it lets out (`GSTACK_OPEN_EGRESS`). Priorities are kept and change nothing without"
     " deny rules. Traffic inside an isolated network is always open. In zones with security groups rules reach the"
     f" instances that were created here. Rules have at most {_MAX_SOURCES} sources and {_MAX_PORTS} ranges of ports,"
     f" counted after neighbours were joined, and in zones with security groups at most {_MAX_GROUP_RULES} of both"
