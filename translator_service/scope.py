@@ -150,6 +150,10 @@ class Scope:
         names = ("", own.name, self.links.project, name, naming.slug(name), own.row["id"], str(own.number))
         return reference.project in names
 
+    def machine_name(self, host: str) -> str:
+        """The GCE name of an instance of which only the host name is known."""
+        return self.environment.name(naming.asked_name(self.project.key, host))
+
     def catalog(self, kind: Kind) -> Entry:
         return self.environment.catalog.get(self.owner, kind, self.client)
 

@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     operations_unfinished: int = Field(
         default=500, ge=1, description="Operations of one project that may be unfinished; others get 429."
     )
+    open_egress: bool = Field(
+        default=False,
+        description="Open an isolated network whose offering denies egress, and that has no egress rules, when an "
+        "instance is inserted into it. Otherwise the insert warns of it.",
+    )
     auth_listen: str = Field(default="127.0.0.1:5002", description="gRPC address of the auth service.")
     auth_metrics_listen: str = Field(default="", description="The same of the auth service.")
     auth_target: str = Field(default="127.0.0.1:5002", description="Where the gateway finds auth, a gRPC target.")

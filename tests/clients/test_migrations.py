@@ -235,7 +235,7 @@ def make_first(engine: sa.Engine) -> None:
     translator.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(sa.text("DROP INDEX operations_unfinished"))
-        for column in ("executor", "due"):
+        for column in ("executor", "due", "preview"):
             connection.execute(sa.text(f"ALTER TABLE operations DROP COLUMN {column}"))
 
 

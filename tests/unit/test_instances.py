@@ -33,6 +33,7 @@ ZONE_LINK = f"{ROOT}/zones/ch-zh-1"
 ISOLATED = Zone("ch-zh-1", "a4fe2e11-8416-4893-91e3-56fee3ef9cfa", "ch-zh", False)
 GROUPS = Zone("ch-gv2", "1e841edf-3cdf-440c-9133-6ebfdb8373da", "ch", True)
 IMAGE = "linux-debian-12-64-bit"
+NET_A = "global/networks/net-a"
 Finish = Callable[..., Any]
 
 LISTED = {row["name"]: row for row in recorded_rows("c-instances", "listVirtualMachines details=nics,tmpl,servoff")}
@@ -66,7 +67,7 @@ def wanted(name: str = "web-1", **fields: Any) -> pb.Instance:
                 boot=True, autoDelete=True, initializeParams=pb.AttachedDiskInitializeParams(sourceImage=IMAGE)
             )
         ],
-        "networkInterfaces": [pb.NetworkInterface(accessConfigs=[pb.AccessConfig()])],
+        "networkInterfaces": [pb.NetworkInterface(network=NET_A, accessConfigs=[pb.AccessConfig()])],
     }
     return pb.Instance(name=name, **{**body, **fields})
 
@@ -74,6 +75,8 @@ def wanted(name: str = "web-1", **fields: Any) -> pb.Instance:
 def insert(scope: Scope, resource: pb.Instance, zone: str = "ch-zh-1", **options: Any) -> operations_pb2.Operation:
     if zone != "ch-zh-1":
         resource.machineType = resource.machineType.replace("ch-zh-1", zone)
+        for interface in resource.networkInterfaces:
+            interface.network = "" if interface.network == NET_A else interface.network
     request = pb.InsertInstanceRequest(project="demo", zone=zone, resource=resource, **options)
     found = ask(scope, "Instances.Insert", request)
     assert isinstance(found, operations_pb2.Operation)

@@ -16,6 +16,7 @@ from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from tests.unit.test_instances import (
     IMAGE,
+    NET_A,
     ZONE_LINK,
     Finish,
     delete,
@@ -162,7 +163,7 @@ def test_an_address_of_its_own_stays(scope: Scope, operations: Finish) -> None:
     machine(scope, "other", networkids=net)
     address = job(scope, "associateIpAddress", networkid=net)
     access = pb.AccessConfig(natIP=address["ipaddress"])
-    resource = wanted(networkInterfaces=[pb.NetworkInterface(accessConfigs=[access])])
+    resource = wanted(networkInterfaces=[pb.NetworkInterface(network=NET_A, accessConfigs=[access])])
     done(scope, operations, insert(scope, resource))
     done(scope, operations, delete(scope))
     (left,) = ephemeral(scope)

@@ -21,6 +21,7 @@ from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from tests.unit.test_instances import (
     IMAGE,
+    NET_A,
     ROOT,
     ZONE_LINK,
     Finish,
@@ -65,11 +66,11 @@ def boot(**fields: Any) -> dict[str, Any]:
 
 
 def nic(**fields: Any) -> dict[str, Any]:
-    return {"networkInterfaces": [pb.NetworkInterface(**fields)]}
+    return {"networkInterfaces": [pb.NetworkInterface(**{"network": NET_A, **fields})]}
 
 
 def second(**fields: Any) -> dict[str, Any]:
-    return {"networkInterfaces": [pb.NetworkInterface(), pb.NetworkInterface(**fields)]}
+    return {"networkInterfaces": [pb.NetworkInterface(network=NET_A), pb.NetworkInterface(**fields)]}
 
 
 def root_volume(scope: Scope, name: str = "web-1") -> dict[str, Any]:
@@ -416,7 +417,12 @@ def test_keys_of_the_project(scope: Scope, operations: Finish) -> None:
         (nic(networkIP="ten"), 400, "resource.networkInterfaces[0].networkIP"),
         (nic(accessConfigs=[pb.AccessConfig(), pb.AccessConfig()]), 400, "resource.networkInterfaces[0].accessConfigs"),
         (nic(accessConfigs=[pb.AccessConfig(natIP="192.0.2.99")]), 404, ""),
-        (second(accessConfigs=[pb.AccessConfig()]), 400, "resource.networkInterfaces[1]"),
+        (second(network=NET_A, accessConfigs=[pb.AccessConfig()]), 400, "resource.networkInterfaces[1]"),
+        (second(network=NET_A), 400, "resource.networkInterfaces[1]"),
+        ({"networkInterfaces": []}, 400, "resource.networkInterfaces"),
+        (nic(network=""), 400, "resource.networkInterfaces[0].network"),
+        (nic(network="global/networks/default"), 400, "resource.networkInterfaces[0].network"),
+        (nic(networkIP="10.1.1.255"), 400, "resource.networkInterfaces[0].networkIP"),
         (second(network="a/b/c/d"), 400, "resource.networkInterfaces[1].network"),
         ({"tags": pb.Tags(items=["A"])}, 400, "resource.tags.items[0]"),
         ({"labels": {"A": "a"}}, 400, "resource.labels.A"),
@@ -478,14 +484,13 @@ def test_the_same_name_in_another_zone(scope: Scope, operations: Finish) -> None
 
 
 def test_the_name_of_a_machine_that_is_not_expunged_yet(scope: Scope, operations: Finish) -> None:
-    """It cannot be seen, and still has its name."""
+    """It cannot be seen, and still has its host name: the new one gets another, and is shown as it was asked for."""
     gone = machine(scope, "web-1")
     job(scope, "destroyVirtualMachine", id=gone["id"])
-    row = operations(scope, insert(scope, wanted()))
-    assert row["error"]["code"] == "RESOURCE_ALREADY_EXISTS"
-    assert row["error"]["status"] == 409
-    assert row["error"]["message"] == "The resource 'projects/demo/zones/ch-zh-1/instances/web-1' already exists"
-    assert names(scope) == []
+    done(scope, operations, insert(scope, wanted()))
+    assert names(scope) == ["web-1"]
+    (row,) = scope.client.read("listVirtualMachines").items
+    assert row["name"].startswith("web-1-") and row["displayname"] == "web-1"
 
 
 def test_the_same_request_twice(scope_for: OpenScope, operations: Finish, simulated: Cloud) -> None:
@@ -648,13 +653,25 @@ def test_a_quota(scope: Scope, operations: Finish, simulated: Cloud) -> None:
     assert left_behind(scope) == NOTHING
 
 
-def test_an_address_taken_meanwhile_leaves_no_broken_machine(scope: Scope, operations: Finish) -> None:
+def test_an_address_taken_meanwhile_leaves_no_broken_machine(
+    scope: Scope, simulated: Cloud, request: pytest.FixtureRequest
+) -> None:
     """The submit is refused, and the machine is there in state Error (recordings, Surprises 15)."""
+    operation = insert(scope, wanted(**nic(networkIP="10.1.1.77")))
     machine(scope, "other", ipaddress="10.1.1.77", networkids=first(scope, "listNetworks", keyword="net-a")["id"])
-    row = operations(scope, insert(scope, wanted(**nic(networkIP="10.1.1.77"))))
-    assert row["error"]
+    row = request.getfixturevalue("operations")(scope, operation)
+    assert (row["error"]["code"], row["error"]["status"]) == ("IP_IN_USE_BY_ANOTHER_RESOURCE", 400)
+    assert row["error"]["message"] == "IP '10.1.1.77' is already being used by another resource."
     assert left_behind(scope)["machines"] == ["other"]
-    assert "10.1.1.77" not in row["error"]["message"]
+
+
+def test_an_address_in_use_is_refused_at_once(scope: Scope) -> None:
+    machine(scope, "other", ipaddress="10.1.1.77", networkids=first(scope, "listNetworks", keyword="net-a")["id"])
+    insert(scope, wanted("waits", **nic(networkIP="10.1.1.78")))
+    for address in ("10.1.1.77", "10.1.1.78"):
+        error = refused(lambda address=address: insert(scope, wanted(**nic(networkIP=address))))
+        assert (error.code, error.reason) == (400, "ipInUseByAnotherResource")
+        assert f"IP '{address}' is already being used by another resource." in error.message
 
 
 def test_what_cannot_be_taken_away_is_told(scope: Scope, operations: Finish, simulated: Cloud) -> None:

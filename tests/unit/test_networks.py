@@ -177,9 +177,12 @@ class TestForInstance:
         assert self.get(scope, "ch-gv2") == "Shared SG enabled network"
         assert self.get(scope, "ch-gv2", "global/networks/default") == "Shared SG enabled network"
 
-    def test_default_in_a_zone_without_it_is_the_only_network(self, scope: Scope) -> None:
-        assert self.get(scope, "ch-zh-1") == "net-a"
-        assert self.get(scope, "ch-zh-1", LINK + "default") == "net-a"
+    def test_default_is_no_other_network(self, scope: Scope) -> None:
+        """Its rules would not reach the instance there."""
+        for text in ("", LINK + "default"):
+            error = self.refused(scope, "ch-zh-1", text)
+            assert (error.code, error.location) == (400, "resource.networkInterfaces[0].network")
+            assert error.message.endswith("zone 'ch-zh-1'. Networks of the zone: 'net-a'.")
 
     def test_default_among_several(self, scope: Scope) -> None:
         network(scope, "net-b")
@@ -277,7 +280,8 @@ def test_a_lent_network_is_used_by_its_own_name_only(scope: Scope, simulated: Cl
     shown = found[number(theirs.id)]
     assert shown.name == f"default-{theirs.id[:8]}"
     assert shown.description == "Network A (of ian@example.org)"
-    assert subnetworks.for_instance(scope, zone, "", "")["name"] == "net-a"
+    with pytest.raises(ApiError):
+        subnetworks.for_instance(scope, zone, "", "")
     assert subnetworks.for_instance(scope, zone, f"global/networks/{shown.name}", "")["id"] == theirs.id
     (subnetwork,) = (one for one in subnetworks.table(scope).values() if one.row["id"] == theirs.id)
     assert subnetworks.find(scope, "ch-zh", "net-a").row["name"] == "net-a"

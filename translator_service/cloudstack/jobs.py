@@ -23,7 +23,8 @@ from translator_service.cloudstack.client import Client
 from translator_service.cloudstack.errors import TRY_LATER, CloudStackError, Unfinished, Unreachable
 from translator_service.cloudstack.outcomes import Again, Done, outcome, without_result
 
-_PAUSES = (0.1, 0.2, 0.3, 0.5, 0.5, 1.0, 1.0)
+# Close at the start: whoever waits for a short job waits for our looking too.
+_PAUSES = (*[0.05] * 4, *[0.1] * 8, *[0.15] * 10, *[0.25] * 10, *[0.5] * 10, *[1.0] * 10)
 _LONGEST_PAUSE = 2.0
 # How long a job is followed in one go while nothing is known of it, and while it runs.
 _PATIENCE = 10.0

@@ -200,7 +200,7 @@ _SHAPES: Mapping[str, _Shape] = {
     ),
     "listNetworks": _shape(
         **_OWNER, id="id!", name="text!", zoneid="text!", type="text", displaytext="text", created="text", cidr="text",
-        gateway="text", vpcid="text", service=[{"name": "text!"}],
+        gateway="text", vpcid="text", state="text", egressdefaultpolicy="flag", service=[{"name": "text!"}],
     ),
     "listVirtualMachines": _shape(
         id="id!", name="text!", zoneid="text!", state="text", created="text", lastupdated="text", jobid="text",

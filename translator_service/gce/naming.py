@@ -7,6 +7,7 @@ On input the shown name, the verbatim name, the uuid and the numeric id all work
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import uuid
@@ -72,6 +73,44 @@ def split_suffix(name: str) -> tuple[str, str] | None:
     """(`stem`, `hex`) of a name that may be one of several: `web-1a2b3c4d`."""
     match = _SUFFIXED.fullmatch(name)
     return (match["stem"], match["hex"]) if match else None
+
+
+# Digits of a host name that tell whose it is and which name was asked for, and those that count the attempts.
+_OWNED, _ATTEMPT = 6, 2
+_HOST = re.compile(rf"(?P<stem>.+)-(?P<owned>[0-9a-f]{{{_OWNED}}})[0-9a-f]{{{_ATTEMPT}}}")
+
+
+def host_name(owner: str, name: str, attempt: int) -> str:
+    """The host name of an instance whose own name somebody else's has in its network: `web-1a2b3c00` for `web`.
+
+    owner: key of the project. attempt: 0 to 255, when that is taken too.
+    """
+    return f"{host_stem(owner, name)}{attempt:0{_ATTEMPT}x}"
+
+
+def host_stem(owner: str, name: str) -> str:
+    """What all such host names of the name begin with."""
+    return f"{_host_stem(name)}-{_owned(owner, name)}"
+
+
+def asked_name(owner: str, host: str, kept: str = "") -> str:
+    """The name that was asked for an instance with this host name. kept: the one kept with it, for a long one, which
+    its host name tells only in part."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return host
+    for name in (kept, match["stem"]):
+        if name and _host_stem(name) == match["stem"] and _owned(owner, name) == match["owned"]:
+            return name
+    return host
+
+
+def _host_stem(name: str) -> str:
+    return name[: MAX_LENGTH - 1 - _OWNED - _ATTEMPT].rstrip("-")
+
+
+def _owned(owner: str, name: str) -> str:
+    return hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:_OWNED]
 
 
 class Ids:

@@ -15,6 +15,11 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
+def cloudstack_time(seconds: float) -> str:
+    """As CloudStack writes times."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
 def from_cloudstack(text: str) -> str:
     """`2026-11-22T23:24:26+0000`, as CloudStack writes times, in GCE's way; the epoch for one that is unknown."""
     match = _CLOUDSTACK.fullmatch(text)

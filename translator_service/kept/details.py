@@ -19,6 +19,7 @@ LABELS = "gce.labels"
 METADATA = "gce.metadata"
 CONFIG = "gce.config"
 DISK = "gce.disk"
+NAME = "gce.name"
 
 
 def encode(value: Any) -> str:

@@ -58,6 +58,8 @@ operations = sa.Table(
     sa.Column("executions", sa.Integer, nullable=False, default=0),
     sa.Column("executor", sa.String(80)),  # the translator that carries it out, None while nobody does
     sa.Column("due", sa.Float),  # when somebody is to go on with it
+    # What an insert is to make, sealed, as long as CloudStack does not show it.
+    sa.Column("preview", sa.LargeBinary),
     sa.Index("operations_by_owner", "owner", "status"),
     sa.UniqueConstraint("owner", "request_id"),
 )
@@ -136,7 +138,7 @@ class Store:
 
     def list_operations(self, owner: str, scope: str | None, since: float) -> Iterator[sa.RowMapping]:
         """Without their payloads. There may be very many: they are read as they are gone through."""
-        columns = [column for column in operations.c if column is not operations.c.payload]
+        columns = [column for column in operations.c if column not in (operations.c.payload, operations.c.preview)]
         query = sa.select(*columns).where(operations.c.owner == owner, operations.c.inserted >= since)
         if scope is not None:
             query = query.where(operations.c.scope == scope)
@@ -160,6 +162,32 @@ class Store:
             with self._lock:
                 self._running[owner] = (changes, time.monotonic(), rows)
         return rows
+
+    def awaited(self, owner: str, scope: str | None, since: float) -> list[tuple[str, str, bytes]]:
+        """(target, name, preview) of inserts whose thing is not there yet, the oldest first. scope: as `zones/z`.
+
+        Never an old answer: what was accepted by any translator is there for all.
+        """
+        query = sa.select(operations.c.target, operations.c.name, operations.c.preview).where(
+            operations.c.owner == owner,
+            operations.c.status != "DONE",
+            operations.c.preview.is_not(None),
+            operations.c.inserted >= since,
+        )
+        if scope is not None:
+            query = query.where(operations.c.scope == scope)
+        with self.engine.connect() as connection:
+            return [
+                (row[0], row[1], bytes(row[2])) for row in connection.execute(query.order_by(operations.c.sequence))
+            ]
+
+    def is_busy(self, owner: str, target: str) -> bool:
+        """Whether an operation on the target is not done; never an old answer."""
+        query = sa.select(sa.literal(1)).where(
+            operations.c.owner == owner, operations.c.target == target, operations.c.status != "DONE"
+        )
+        with self.engine.connect() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def unfinished(self) -> tuple[int, float]:
         """How many operations are not done, and the age in seconds of the oldest (0 without any)."""

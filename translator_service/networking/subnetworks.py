@@ -140,15 +140,17 @@ def for_instance(
     if here:
         return here[0]
     rows = [row for row in known.rows if row["zoneid"] == zone.id]
-    isolated = [row for row in rows if row.get("type") == "Isolated" and not known.is_lent(row)]
-    if name == DEFAULT and len(isolated) == 1:
-        return isolated[0]
     names = ", ".join(sorted({f"'{known.name(row['id'])}'" for row in rows}))
     raise invalid(
         f"{field}.network",
         f"'{network_text or scope.links.path('global', 'networks', DEFAULT)}'. The network is not available in zone "
         f"'{zone.name}'. " + (f"Networks of the zone: {names}." if names else "The zone has no network."),
     )
+
+
+def has_addresses(row: Row) -> bool:
+    """Whether an instance in this network can have a public address of its own, by static NAT."""
+    return not row.get("vpcid") and any(service["name"] == "StaticNat" for service in row.get("service", ()))
 
 
 def _by_subnetwork(scope: Scope, zone: Zone, network_text: str, subnetwork_text: str, field: str) -> Row:

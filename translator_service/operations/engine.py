@@ -57,6 +57,7 @@ log = structlog.get_logger()
 RETENTION = 14 * 24 * 3600.0
 WAIT_LIMIT = 120.0
 _PURPOSE = "operation"
+_PREVIEW = "preview"
 _BEAT = 2.0
 _STALE = 10.0
 # How often other translators' operations are looked for; those of this one wake it.
@@ -112,17 +113,24 @@ def _is_uuid(text: str) -> bool:
 
 
 def submit(
-    scope: Scope, *, type: str, target: str, handler: str, payload: dict[str, Any], target_id: int = 0
+    scope: Scope,
+    *,
+    type: str,
+    target: str,
+    handler: str,
+    payload: dict[str, Any],
+    target_id: int = 0,
+    preview: dict[str, Any] | None = None,
 ) -> pb.Operation:
     """Begin an operation. target: path below the project, as `zones/z/instances/i`, which also tells its scope.
 
-    Raises 429 when too many of the project's operations are not done.
+    preview: of what an insert makes, for `awaited`. Raises 429 when too many of the project's operations are not done.
     """
     limit = scope.environment.settings.operations_unfinished
     if scope.store.unfinished_of(scope.project.key) >= limit:
         text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
         raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
-    name = _insert(scope, type, target, target_id, handler, payload)
+    name = _insert(scope, type, target, target_id, handler, payload, preview)
     row = scope.store.operation_by_name(name)
     assert row is not None
     if _engine is not None:
@@ -138,7 +146,30 @@ def finished(scope: Scope, *, type: str, target: str, target_id: int = 0) -> pb.
     return operation(row, scope.links)
 
 
-def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, payload: dict[str, Any]) -> str:
+def awaited(scope: Scope, place: str | None) -> list[tuple[str, str, dict[str, Any]]]:
+    """(target, operation, preview) of inserts that are not done, whose thing CloudStack need not show yet.
+
+    place: as `zones/z`, None for all. One that nobody went on with until CloudStack forgot its jobs is left out.
+    """
+    found = []
+    for target, name, sealed in scope.store.awaited(scope.project.key, place, time.time() - _FORGOTTEN):
+        try:
+            found.append((target, name, orjson.loads(scope.environment.sealer.open(sealed, f"{_PREVIEW}/{name}"))))
+        except SealError:
+            # The key is lost. Whoever takes the operation up says so.
+            continue
+    return found
+
+
+def _insert(
+    scope: Scope,
+    type: str,
+    target: str,
+    target_id: int,
+    handler: str,
+    payload: dict[str, Any],
+    preview: dict[str, Any] | None = None,
+) -> str:
     now = time.time()
     name = f"operation-{int(now * 1000)}-{secrets.token_hex(7)[:13]}-{secrets.token_hex(4)}-{secrets.token_hex(4)}"
     parts = target.split("/")
@@ -152,6 +183,7 @@ def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, 
             "request": tracing.headers(),
         }
         sealed = scope.environment.sealer.seal(orjson.dumps(content), f"{_PURPOSE}/{name}")
+    shown = scope.environment.sealer.seal(orjson.dumps(preview), f"{_PREVIEW}/{name}") if preview else None
     try:
         scope.store.add_operation(
             name=name,
@@ -171,6 +203,7 @@ def _insert(scope: Scope, type: str, target: str, target_id: int, handler: str, 
             ended=now if done else None,
             request_id=scope.request_id,
             request_hash=scope.request_hash,
+            preview=shown,
         )
     except Duplicate:
         row = _of_request(scope)
@@ -361,7 +394,14 @@ class Engine:
             log.warning("operation_not_parked", name=name)
 
     def _end(self, store: Store, name: str, error: dict[str, Any] | None) -> None:
-        values = {"status": "DONE", "progress": 100, "ended": time.time(), "error": error, "payload": b""}
+        values = {
+            "status": "DONE",
+            "progress": 100,
+            "ended": time.time(),
+            "error": error,
+            "payload": b"",
+            "preview": None,
+        }
         store.update_operation(name, **values, due=None)
 
     def _carry_out(self, environment: Environment, row: sa.RowMapping, first: bool) -> dict[str, Any] | None:

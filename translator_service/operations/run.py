@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -151,15 +151,7 @@ class Run:
 
         def one(call: tuple[str, str, dict[str, str]]) -> dict[str, Any]:
             key, command, parameters = call
-            found = jobs.run(
-                self.client(),
-                self.job_id(key),
-                command,
-                parameters,
-                maybe_submitted=not self.first,
-                pause=self.pause,
-            )
-            return _without_secrets(found)
+            return self.follow(key, command, **parameters)
 
         def work() -> list[dict[str, Any]]:
             if len(calls) == 1:
@@ -176,6 +168,36 @@ class Run:
 
         return self.step(step, work)
 
+    def together(self, step: str, branches: Mapping[str, Callable[[], T]]) -> dict[str, T | CloudStackError]:
+        """Chains of jobs side by side (see `follow`), each to its own end: its result, or its error."""
+
+        def work() -> dict[str, Any]:
+            with ThreadPoolExecutor(len(branches), thread_name_prefix="jobs") as pool:
+                futures = {key: pool.submit(copy_context().run, branch) for key, branch in branches.items()}
+                wait_for(futures.values())
+            found: dict[str, Any] = {}
+            for key, future in futures.items():
+                error = future.exception()
+                if isinstance(error, CloudStackError):
+                    found[key] = {"error": error.args, "entity": error.entity}
+                else:
+                    found[key] = {"result": future.result()}
+            return found
+
+        return {key: _outcome(value) for key, value in self.step(step, work).items()}
+
+    def follow(self, key: str, command: str, /, **parameters: str) -> dict[str, Any]:
+        """An asynchronous command to its end, as a part of a step; key: unique within the operation."""
+        found = jobs.run(
+            self.client(),
+            self.job_id(key),
+            command,
+            parameters,
+            maybe_submitted=not self.first,
+            pause=self.pause,
+        )
+        return _without_secrets(found)
+
     def progress(self, percent: int) -> None:
         self.scope.store.update_operation(self.name, progress=percent)
 
@@ -186,8 +208,13 @@ class Run:
         if (warning := {"code": code, "message": message}) not in there:
             self.scope.store.update_operation(self.name, warnings=[*there, warning])
 
-    def set_target_id(self, target_id: int) -> None:
-        self.scope.store.update_operation(self.name, target_id=str(target_id))
+    def set_target_id(self, target_id: int, **also: Any) -> None:
+        """also: other columns of the operation that change with it."""
+        self.scope.store.update_operation(self.name, target_id=str(target_id), **also)
+
+    def forget_preview(self) -> None:
+        """What this insert was to make is not coming."""
+        self.scope.store.update_operation(self.name, preview=None)
 
     def client(self) -> Client:
         """CloudStack for one step, with a deadline of its own."""
@@ -256,6 +283,15 @@ def handler(name: str) -> Callable[[Callable[[Run], None]], Callable[[Run], None
         return function
 
     return register
+
+
+def _outcome(kept: dict[str, Any]) -> Any:
+    """A result as it is, or the error."""
+    if "error" not in kept:
+        return kept["result"]
+    error = CloudStackError(*kept["error"])
+    error.entity = kept["entity"]
+    return error
 
 
 def _without_secrets(result: dict[str, Any]) -> dict[str, Any]:

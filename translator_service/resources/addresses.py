@@ -67,7 +67,7 @@ def to_address(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Address
     )
     address.labelFingerprint = label_fingerprint(address.labels)
     if row.get("isstaticnat") and row.get("virtualmachinename"):
-        machine = scope.environment.name(row["virtualmachinename"])
+        machine = scope.machine_name(row["virtualmachinename"])
         address.users.append(scope.links.of(zone.path, "instances", machine))
     return address
 

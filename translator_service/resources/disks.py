@@ -117,7 +117,7 @@ def to_disk(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Disk:
         disk.sourceImage = images.link_of(scope, row["templateid"], row.get("templatename", ""))
         disk.sourceImageId = str(number(row["templateid"]))
     if row.get("vmname") and row.get("vmstate") not in _DESTROYED_MACHINE:
-        disk.users.append(scope.links.of(zone.path, "instances", scope.environment.name(row["vmname"])))
+        disk.users.append(scope.links.of(zone.path, "instances", scope.machine_name(row["vmname"])))
         disk.lastAttachTimestamp = from_cloudstack(row.get("attached") or row.get("created", ""))
     return disk
 

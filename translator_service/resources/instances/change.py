@@ -1,19 +1,19 @@
-"""instances.setTags, setLabels, setMetadata, setDiskAutoDelete: what is kept in details."""
+"""instances.setTags, setLabels, setMetadata, setDiskAutoDelete: what is kept in details; setDeletionProtection."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import invalid, required, unsupported
+from gstack.kernel.errors import ApiError, invalid, required, unsupported
 from translator_service import places
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.fingerprints import check, fingerprint
 from translator_service.gce.labels import check_labels, check_tags, label_fingerprint
-from translator_service.gce.naming import number
 from translator_service.kept import details as kept
 from translator_service.networking import projection
 from translator_service.networking.projection import tags_of
@@ -22,7 +22,7 @@ from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disks
 from translator_service.resources.common_metadata import check_metadata
-from translator_service.resources.instances.find import find, path
+from translator_service.resources.instances.find import find, machine, path, target, target_id
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
     changed_user_data,
@@ -31,7 +31,7 @@ from translator_service.resources.instances.metadata import (
     keep_metadata,
     metadata_of,
 )
-from translator_service.resources.instances.view import DETAILS, disk_of, labels_of, to_instance
+from translator_service.resources.instances.view import disk_of, labels_of, to_instance
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -50,8 +50,8 @@ def set_tags(scope: Scope, request: pb.SetTagsInstanceRequest) -> Message:
     tags = check_tags(list(request.resource.items), "resource.items")
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
-    check(request.resource.fingerprint, fingerprint("tags", *tags_of(row)), "tags")
-    return _update(scope, zone, name, row, "setTags", {kept.TAGS: tags}, tags=tags)
+    expected = _expect(scope, row, "tags", request.resource.fingerprint)
+    return _update(scope, zone, name, row, "setTags", {kept.TAGS: tags}, expected=expected, tags=tags)
 
 
 @rpc("Instances.SetLabels", calls=("listVirtualMachines", "updateVirtualMachine"))
@@ -59,8 +59,8 @@ def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
     labels = check_labels(dict(request.resource.labels), "resource.labels")
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
-    check(request.resource.labelFingerprint, label_fingerprint(labels_of(row)), "label")
-    return _update(scope, zone, name, row, "setLabels", {kept.LABELS: labels})
+    expected = _expect(scope, row, "label", request.resource.labelFingerprint)
+    return _update(scope, zone, name, row, "setLabels", {kept.LABELS: labels}, expected=expected)
 
 
 @rpc(
@@ -73,10 +73,49 @@ def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Messag
     items = check_metadata(request.resource, "resource")
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
-    check(request.resource.fingerprint, metadata_of(scope, row).fingerprint)
+    expected = _expect(scope, row, "metadata", request.resource.fingerprint)
     data = changed_user_data(scope, items, row)
     packed = keep_metadata(scope, items)
-    return _update(scope, zone, name, row, "setMetadata", {kept.METADATA: packed}, user_data=data)
+    changes = {kept.METADATA: packed}
+    return _update(scope, zone, name, row, "setMetadata", changes, expected=expected, user_data=data)
+
+
+def _expect(scope: Scope, row: Row, kind: str, sent: bytes) -> tuple[str, str]:
+    """(kind, fingerprint as hex) of what the request was made from, for when its turn comes. Raises 412."""
+    check(sent, _FINGERPRINTS[kind](scope, row), kind)
+    return kind, sent.hex()
+
+
+_FINGERPRINTS: dict[str, Callable[[Scope, Row], bytes]] = {
+    "tags": lambda scope, row: fingerprint("tags", *tags_of(row)),
+    "label": lambda scope, row: label_fingerprint(labels_of(row)),
+    "metadata": lambda scope, row: bytes(metadata_of(scope, row).fingerprint),
+}
+
+
+@rpc(
+    "Instances.SetDeletionProtection",
+    calls=("listVirtualMachines", "updateVirtualMachine"),
+    differences="CloudStack keeps to it too: who destroys the machine there is refused.",
+)
+def set_deletion_protection(scope: Scope, request: pb.SetDeletionProtectionInstanceRequest) -> Message:
+    zone = places.resolve_zone(scope, request.zone)
+    name, row, _ = find(scope, zone, request.resource)
+    wanted = request.deletionProtection if request.HasField("deletionProtection") else True
+    return engine.submit(
+        scope,
+        type="setDeletionProtection",
+        target=path(zone, name),
+        target_id=target_id(row),
+        handler="instances.protect",
+        payload={**target(scope, zone, name, row), "protect": wanted},
+    )
+
+
+@handler("instances.protect")
+def do_protect(run: Run) -> None:
+    protect = "true" if run.payload["protect"] else "false"
+    run.call("protect", "updateVirtualMachine", id=machine(run, "machine")["id"], deleteprotection=protect)
 
 
 @rpc(
@@ -91,7 +130,7 @@ def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequ
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
     disk = disk_of(row)
-    shown = to_instance(scope, zone, name, row, _volumes(scope, row) if not disk else None, None)
+    shown = to_instance(scope, zone, name, row, None if disk else _volumes(scope, row), None)
     boot = next((one for one in shown.disks if one.deviceName == request.deviceName), None)
     if boot is None:
         raise invalid("deviceName", f"'{request.deviceName}'. No attached disk found with this device name.")
@@ -115,15 +154,22 @@ def _update(
     type: str,
     changes: dict[str, Any],
     *,
+    expected: tuple[str, str] = ("", ""),
     user_data: str | None = None,
     tags: list[str] | None = None,
 ) -> Message:
-    payload = {"id": row["id"], "zone": zone.name, "changes": changes, "user_data": user_data, "tags": tags}
+    payload = {
+        **target(scope, zone, name, row),
+        "changes": changes,
+        "expected": expected,
+        "user_data": user_data,
+        "tags": tags,
+    }
     return engine.submit(
         scope,
         type=type,
         target=path(zone, name),
-        target_id=number(row["id"]),
+        target_id=target_id(row),
         handler="instances.update",
         payload=payload,
     )
@@ -131,25 +177,36 @@ def _update(
 
 @handler("instances.update")
 def do_update(run: Run) -> None:
-    """Details are replaced as a whole, so the current ones are read, merged and sent back."""
-    rows = run.read("machine", "listVirtualMachines", id=run.payload["id"], details=DETAILS)
-    if not rows:
-        raise OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
-    details: dict[str, str] = {key: text for key, text in (rows[0].get("details") or {}).items() if key not in _DENIED}
+    """Details are replaced as a whole, so the current ones are read, merged and sent back.
+
+    Of two changes made from the same state the second one is refused, whenever it was submitted.
+    """
+    kind, sent = run.payload.get("expected", ("", ""))
+    written = run.payload["changes"].get(kept.METADATA) or {}
+
+    def check_again(scope: Scope, row: Row) -> None:
+        if sent:
+            check(bytes.fromhex(sent), _FINGERPRINTS[kind](scope, row), kind)
+
+    try:
+        row = machine(run, "machine", check_again)
+    except (ApiError, OperationError):
+        forget_metadata(run.scope, written.get(DOCUMENT, ""))
+        raise
+    details: dict[str, str] = {key: text for key, text in (row.get("details") or {}).items() if key not in _DENIED}
     for key, value in run.payload["changes"].items():
         details = kept.replaced(details, key, value)
     parameters = kept.parameters(details) if details else {"cleanupdetails": "true"}
     if run.payload["user_data"] is not None:
         parameters["userdata"] = run.payload["user_data"]
-    written = run.payload["changes"].get(kept.METADATA) or {}
     try:
-        run.call("update", "updateVirtualMachine", id=run.payload["id"], **parameters)
+        run.call("update", "updateVirtualMachine", id=row["id"], **parameters)
     except CloudStackError:
         forget_metadata(run.scope, written.get(DOCUMENT, ""))
         raise
     if kept.METADATA in run.payload["changes"]:
-        forget_metadata(run.scope, document_of(rows[0]))
+        forget_metadata(run.scope, document_of(row))
     if run.payload["tags"] is not None:
         zone = places.resolve_zone(run.scope, run.payload["zone"])
-        rows[0]["details"] = details
-        projection.refresh_instance(run, "firewall", zone, rows[0], run.payload["tags"])
+        row["details"] = details
+        projection.refresh_instance(run, "firewall", zone, row, run.payload["tags"])

@@ -17,11 +17,10 @@ from gstack.kernel.errors import ApiError
 from translator_service import places
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
-from translator_service.gce.naming import number
 from translator_service.kept.tags import EPHEMERAL, NAME
 from translator_service.networking import projection
 from translator_service.operations import engine
-from translator_service.operations.run import Run, handler
+from translator_service.operations.run import OperationError, Run, handler
 from translator_service.resources.instances import find, metadata, view
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -41,31 +40,32 @@ def delete(scope: Scope, request: pb.DeleteInstanceRequest) -> Message:
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find.find(scope, zone, request.instance)
     path = find.path(zone, name)
-    if row.get("deleteprotection"):
-        raise ApiError(
-            400,
-            f"Invalid resource usage: 'Resource cannot be deleted if it's protected against deletion. {path}'.",
-            "invalidUsage",
-        )
-    disk = view.disk_of(row)
-    payload = {
-        "id": row["id"],
-        "zone": zone.name,
-        "name": name,
-        "keep_disk": disk.get("autoDelete") is False,
-        "disk": disk.get("name", name),
-    }
+    _check_protection(path, row)
     return engine.submit(
-        scope, type="delete", target=path, target_id=number(row["id"]), handler="instances.delete", payload=payload
+        scope,
+        type="delete",
+        target=path,
+        target_id=find.target_id(row),
+        handler="instances.delete",
+        payload=find.target(scope, zone, name, row),
     )
+
+
+def _check_protection(path: str, row: Row) -> None:
+    if row.get("deleteprotection"):
+        text = f"Invalid resource usage: 'Resource cannot be deleted if it's protected against deletion. {path}'."
+        raise ApiError(400, text, "invalidUsage")
 
 
 @handler("instances.delete")
 def do_delete(run: Run) -> None:
     payload = run.payload
     zone = places.resolve_zone(run.scope, payload["zone"])
-    rows = run.read("machine", "listVirtualMachines", id=payload["id"], details=view.DETAILS)
-    if not rows:
+    path = find.path(zone, payload["name"])
+    try:
+        row = find.machine(run, "machine", lambda scope, row: _check_protection(path, row))
+    except OperationError:
+        # It is gone already, or its insert came to nothing.
         return
     addresses: list[Row] = []
     if not zone.security_groups:
@@ -73,21 +73,22 @@ def do_delete(run: Run) -> None:
         addresses = [
             address
             for address in found
-            if address.get("virtualmachineid") == payload["id"]
+            if address.get("virtualmachineid") == row["id"]
             and any(tag.get("key") == EPHEMERAL for tag in address.get("tags", []))
         ]
-    if payload["keep_disk"]:
-        _detach_boot_disk(run, rows[0])
+    disk = view.disk_of(row)
+    if disk.get("autoDelete") is False:
+        _detach_boot_disk(run, row, disk.get("name", payload["name"]))
     run.progress(20)
-    destroy(run, payload["id"])
+    destroy(run, row["id"])
     run.progress(70)
     # The machine is gone, so nobody can delete it once more: what cannot go with it is told, and is no failure.
     parts = [_release_of(run, address) for address in addresses]
     if zone.security_groups:
-        groups = partial(projection.release_instance, run, zone, payload["name"], rows[0])
+        groups = partial(projection.release_instance, run, zone, payload["name"], row)
         parts.append((f"A firewall of '{payload['name']}'", groups))
     clear_away(run, parts)
-    metadata.forget_metadata(run.scope, metadata.document_of(rows[0]))
+    metadata.forget_metadata(run.scope, metadata.document_of(row))
 
 
 def _release_of(run: Run, address: Row) -> tuple[str, Callable[[], object]]:
@@ -132,7 +133,7 @@ def destroy(run: Run, machine: str, prefix: str = "") -> None:
             raise
 
 
-def _detach_boot_disk(run: Run, row: Row) -> None:
+def _detach_boot_disk(run: Run, row: Row, name: str) -> None:
     """Only a stopped machine gives its root volume away; the volume gets its GCE name as a tag."""
     volumes = run.read("volumes", "listVolumes", virtualmachineid=row["id"], type="ROOT")
     if not volumes:
@@ -141,6 +142,6 @@ def _detach_boot_disk(run: Run, row: Row) -> None:
         run.job("stop", "stopVirtualMachine", id=row["id"])
     volume = volumes[0]
     if not any(tag.get("key") == NAME for tag in volume.get("tags", [])):
-        tag = {"tags[0].key": NAME, "tags[0].value": run.payload["disk"]}
+        tag = {"tags[0].key": NAME, "tags[0].value": name}
         run.job("name-disk", "createTags", resourceids=volume["id"], resourcetype="Volume", **tag)
     run.job("detach", "detachVolume", id=volume["id"])

@@ -1,19 +1,29 @@
-"""How one instance is found, and what is under way on it."""
+"""How one instance is found, and what is under way on it.
+
+An instance is there from the moment its insert is accepted. Until CloudStack shows it, it is what the insert's preview
+says: a row as CloudStack's, with `awaited`, the name of the operation, and no id that CloudStack would know.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from gstack.kernel.errors import not_found
-from translator_service.cloudstack.client import Answer
+from translator_service import places
+from translator_service.cloudstack.client import Answer, Call, all_rows
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.naming import number
+from translator_service.operations import engine
+from translator_service.operations.run import OperationError, Run
 from translator_service.places import Zone
 from translator_service.resources import disks
-from translator_service.resources.instances.view import DETAILS, index
+from translator_service.resources.instances.view import DETAILS, HIDDEN, index
 from translator_service.scope import Scope
+
+AWAITED = "awaited"
 
 
 def under_way(scope: Scope) -> dict[str, str]:
@@ -25,39 +35,130 @@ def path(zone: Zone, name: str) -> str:
     return f"{zone.path}/instances/{name}"
 
 
-def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, Answer]:
-    """(GCE name, row, answer) of one instance, by one question. Raises 404.
+def awaited(scope: Scope, zone: Zone | None) -> dict[str, Row]:
+    """Instance path -> row of those under insert. To be asked before CloudStack is, so that none falls in between."""
+    found: dict[str, Row] = {}
+    for target, operation, row in engine.awaited(scope, zone.path if zone else None):
+        if "/instances/" in target:
+            found.setdefault(target, {**row, "id": operation, AWAITED: operation})
+    return found
 
-    Questions after the first: a name with the suffix of a duplicate. CloudStack knows no numbers, so a numeric id that
-    no answer has shown yet is looked for in the whole zone.
+
+def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]]:
+    """(GCE name, row, answers) of one instance, by one question; without answers when it is awaited. Raises 404.
+
+    Questions after the first: a host name that was made unique, and a name with the suffix of a duplicate. CloudStack
+    knows no numbers, so a numeric id that no answer has shown yet is looked for in the whole zone.
     """
+    was_busy = path(zone, name) in under_way(scope)
+    # What is under insert may have come between the question to CloudStack and the one to the store.
+    for _ in range(2 if was_busy else 1):
+        if found := look(scope, zone, name) or _find_awaited(scope, zone, name):
+            return found
+    raise not_found(scope.links.path(path(zone, name)))
+
+
+def look(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]] | None:
+    """(GCE name, row, answers) of one instance that CloudStack shows."""
     for question, is_match in _questions(scope, name):
+        calls: list[Call] = [
+            ("listVirtualMachines", {"zoneid": zone.id, "details": DETAILS, **parameters}) for parameters in question
+        ]
         try:
-            answers = scope.client.read_all("listVirtualMachines", zoneid=zone.id, details=DETAILS, **question)
+            answers = [answer for answers in scope.client.read_all_many(calls) for answer in answers]
         except CloudStackError as error:
             if error.code not in disks.NO_SUCH_ROW:
                 raise
             continue
-        for answer in answers:
-            for shown, row in index(scope, answer.items):
-                if is_match(shown, row):
-                    scope.environment.ids.remember(row["id"])
-                    return shown, row, answer
-    raise not_found(scope.links.path(path(zone, name)))
+        for shown, row in index(scope, all_rows(answers)):
+            if is_match(shown, row):
+                scope.environment.ids.remember(row["id"])
+                return shown, row, answers
+    return None
 
 
-def _questions(scope: Scope, name: str) -> list[tuple[dict[str, str], Callable[[str, Row], bool]]]:
-    """(parameters, whether a row of the answer is the one), in the order of asking."""
+def _find_awaited(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]] | None:
+    for row in awaited(scope, zone).values():
+        if name in (row["name"], str(number(row["id"]))):
+            return row["name"], row, []
+    return None
+
+
+def _questions(scope: Scope, name: str) -> list[tuple[list[dict[str, str]], Callable[[str, Row], bool]]]:
+    """(parameters of lists, whether a row of the answers is the one), in the order of asking."""
     if naming.UUID.fullmatch(name):
-        return [({"id": name}, lambda shown, row: True)]
+        return [([{"id": name}], lambda shown, row: True)]
     if naming.is_number(name):
         known = scope.environment.ids.find(int(name))
-        return [({"id": known} if known else {}, lambda shown, row: number(row["id"]) == int(name))]
+        return [([{"id": known} if known else {}], lambda shown, row: number(row["id"]) == int(name))]
     if not naming.is_askable(name):
         return []
-    questions: list[tuple[dict[str, str], Callable[[str, Row], bool]]] = [
-        ({"name": name}, lambda shown, row: name in (shown, row["name"]))
+    plain, unique = named(scope, name)
+    questions: list[tuple[list[dict[str, str]], Callable[[str, Row], bool]]] = [
+        ([plain], lambda shown, row: name in (shown, row["name"])),
+        ([unique], lambda shown, row: shown == name),
     ]
     if parts := naming.split_suffix(name):
-        questions.append(({"name": parts[0]}, lambda shown, row: shown == name))
+        questions.append((named(scope, parts[0]), lambda shown, row: shown == name))
     return questions
+
+
+def named(scope: Scope, name: str) -> list[dict[str, str]]:
+    """The questions for instances of a name: with it as their host name, and with one that was made unique."""
+    return [{"name": name}, {"keyword": naming.host_stem(scope.project.key, name)}]
+
+
+# When an operation's turn has come
+
+
+def target(scope: Scope, zone: Zone, name: str, row: Row) -> dict[str, Any]:
+    """What the payload of an operation on an instance says of it, for `at_turn`."""
+    coming = row.get(AWAITED)
+    return {"id": None if coming else row["id"], "zone": zone.name, "name": name, AWAITED: coming}
+
+
+def target_id(row: Row) -> int:
+    """The number of an instance; 0 while it has none."""
+    return 0 if AWAITED in row else number(row["id"])
+
+
+def at_turn(scope: Scope, payload: dict[str, Any]) -> Row | None:
+    """The machine that an operation was submitted for, as it is now, None when it is gone.
+
+    What was awaited then is what its insert made: never another one that has taken the name since.
+    """
+    if payload["id"] is not None:
+        try:
+            rows = scope.client.read("listVirtualMachines", id=payload["id"], details=DETAILS).items
+        except CloudStackError as error:
+            if error.code not in disks.NO_SUCH_ROW:
+                raise
+            rows = []
+        return next((row for row in rows if row.get("state") not in HIDDEN), None)
+    found = look(scope, places.resolve_zone(scope, payload["zone"]), payload["name"])
+    insert = scope.store.operation_by_name(payload[AWAITED])
+    if found is None or insert is None:
+        return None
+    row = found[1]
+    # An insert that failed may have left a broken machine that it could not take away.
+    is_its = insert["target_id"] == str(number(row["id"])) or (insert["error"] and row.get("state") == "Error")
+    return row if is_its else None
+
+
+def machine(run: Run, step: str, check: Callable[[Scope, Row], None] = lambda scope, row: None) -> Row:
+    """The machine of an operation whose turn has come. check: what was checked at submit, once more.
+
+    Raises OperationError (404), and what `check` does.
+    """
+
+    def work(scope: Scope) -> Row:
+        row = at_turn(scope, run.payload)
+        if row is None:
+            raise OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
+        check(scope, row)
+        return row
+
+    row = run.look(step, work)
+    if run.payload["id"] is None:
+        run.set_target_id(number(row["id"]))
+    return row

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,18 +17,19 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
+from gstack.kernel.errors import ApiError, already_exists, invalid, not_found, required, unsupported
 from translator_service import places
-from translator_service.cloudstack.client import Client
+from translator_service.cloudstack.client import Client, all_rows
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.labels import check_labels, check_tags
 from translator_service.gce.naming import number
+from translator_service.gce.times import cloudstack_time
 from translator_service.kept import details as kept
 from translator_service.kept.ssh_keys import SshKey
 from translator_service.kept.tags import EPHEMERAL, NAME
-from translator_service.networking import networks, projection, subnetworks
+from translator_service.networking import egress, networks, projection, subnetworks
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
@@ -39,6 +41,7 @@ from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 _GIB = 1 << 30
+_DETAIL = "details[0]."
 
 
 @rpc(
@@ -97,9 +100,20 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         "address": nics[0]["address"],
         "protect": wanted.deletionProtection,
         "document": metadata.document_of({"details": details}),
+        "networks": [nic["network"] for nic in nics],
+        "ips": [nic["ip"] for nic in nics if nic["ip"]],
+        # A network that runs takes an address while the machine is made.
+        "early": nics[0]["external"] and nics[0]["address"] is None and nics[0]["state"] == "Implemented",
+        "closed": [nic["network"] for nic in nics if nic["closed"]],
     }
-    target = find.path(zone, wanted.name)
-    return engine.submit(scope, type="insert", target=target, handler="instances.insert", payload=payload)
+    return engine.submit(
+        scope,
+        type="insert",
+        target=find.path(zone, wanted.name),
+        handler="instances.insert",
+        payload=payload,
+        preview=_preview(wanted, parameters, nics),
+    )
 
 
 def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[str, str]:
@@ -109,9 +123,34 @@ def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[
 
 def _check_free(scope: Scope, zone: Zone, name: str) -> None:
     path = find.path(zone, name)
-    rows = scope.client.read("listVirtualMachines", name=name, zoneid=zone.id, details="min").items
-    if any(True for _ in view.index(scope, rows)) or path in find.under_way(scope):
+    plain, unique = scope.client.read_many(
+        [
+            ("listVirtualMachines", {"zoneid": zone.id, "details": "min", **question})
+            for question in find.named(scope, name)
+        ]
+    )
+    there = [row for row in plain.items if row.get("state") not in view.HIDDEN]
+    there += [row for _, row in view.index(scope, unique.items) if view.name_of(scope, row) == name]
+    if there or scope.store.is_busy(scope.project.key, path):
         raise already_exists(scope.links.path(path))
+
+
+def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[str, Any]]) -> Row:
+    """What CloudStack's row of the new machine will be like, as far as that is known."""
+    details = {key[len(_DETAIL) :]: text for key, text in parameters.items() if key.startswith(_DETAIL)}
+    found: Row = {
+        "name": wanted.name,
+        "zoneid": parameters["zoneid"],
+        "created": cloudstack_time(time.time()),
+        "serviceofferingid": parameters["serviceofferingid"],
+        "deleteprotection": wanted.deletionProtection,
+        "details": details,
+        "nic": [
+            {"id": str(position), "networkid": nic["network"], "ipaddress": nic["ip"], "deviceid": position}
+            for position, nic in enumerate(nics)
+        ],
+    }
+    return found | {key.lower(): int(details[key]) for key in ("cpuNumber", "memory") if key in details}
 
 
 def _boot_disk(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[dict[str, Any], dict[str, str]]:
@@ -182,15 +221,20 @@ def _kept_disk(instance: str, template: Row, size: int, disk: pb.AttachedDisk) -
 
 def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """(what the operation needs of each interface, parameters of deployVirtualMachine)."""
-    interfaces = list(wanted.networkInterfaces) or [pb.NetworkInterface(accessConfigs=[pb.AccessConfig()])]
-    found = []
-    for position, interface in enumerate(interfaces):
+    if not wanted.networkInterfaces:
+        raise invalid("resource.networkInterfaces", "''. At least one network interface is required.")
+    found: list[dict[str, Any]] = []
+    for position, interface in enumerate(wanted.networkInterfaces):
         field = f"resource.networkInterfaces[{position}]"
         network = subnetworks.for_instance(scope, zone, interface.network, interface.subnetwork, field)
         if len(interface.accessConfigs) > 1:
             raise invalid(f"{field}.accessConfigs", "At most one access config is allowed.")
         if position and (interface.accessConfigs or zone.security_groups):
             raise unsupported(field, "only the first interface can have an external address here.")
+        if any(nic["network"] == network["id"] for nic in found):
+            raise invalid(field, f"'{interface.network or interface.subnetwork}'. Networks must be distinct.")
+        if interface.accessConfigs and not zone.security_groups and not subnetworks.has_addresses(network):
+            raise unsupported(f"{field}.accessConfigs", "instances of this network cannot have external addresses.")
         access = interface.accessConfigs[0] if interface.accessConfigs else None
         config: dict[str, Any] = {"external": access is not None}
         if access is not None and access.name:
@@ -199,7 +243,7 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
         if access is not None and access.natIP:
             address = _free_address(scope, zone, network, access.natIP, f"{field}.accessConfigs[0].natIP")
         if interface.networkIP:
-            _check_address(network, interface.networkIP, f"{field}.networkIP")
+            _check_address(scope, zone, network, interface.networkIP, f"{field}.networkIP")
         found.append(
             {
                 "network": network["id"],
@@ -207,6 +251,8 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
                 "address": address,
                 "config": config,
                 "ip": interface.networkIP,
+                "state": network.get("state", ""),
+                "closed": egress.is_closed(network),
             }
         )
     if len(found) == 1:
@@ -222,15 +268,23 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
     return found, parameters
 
 
-def _check_address(network: Row, text: str, field: str) -> None:
-    """An address outside the network would leave a broken machine behind (recordings, Surprises 15)."""
+def _check_address(scope: Scope, zone: Zone, network: Row, text: str, field: str) -> None:
+    """An address that cannot be had would leave a broken machine behind (recordings, Surprises 15)."""
     try:
         address = ipaddress.ip_address(text)
-        inside = "cidr" not in network or address in ipaddress.ip_network(network["cidr"], strict=False)
+        inside = True
+        if "cidr" in network:
+            around = ipaddress.ip_network(network["cidr"], strict=False)
+            inside = address in around and address not in (around.network_address, around.broadcast_address)
     except ValueError:
         raise invalid(field, f"'{text}'. Must be a valid IP address.") from None
     if not inside or text == network.get("gateway"):
         raise invalid(field, f"'{text}'. IP address is outside the network's range or reserved.")
+    answers = scope.client.read_all("listVirtualMachines", networkid=network["id"], details="nics")
+    rows = [*all_rows(answers), *find.awaited(scope, zone).values()]
+    if any(nic.get("ipaddress") == text and nic["networkid"] == network["id"] for row in rows for nic in row["nic"]):
+        why = f"IP '{text}' is already being used by another resource."
+        raise ApiError(400, f"Invalid value for field '{field}': {why}", "ipInUseByAnotherResource", field)
 
 
 def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str) -> str:
@@ -264,19 +318,19 @@ def do_insert(run: Run) -> None:
         if names := [name for key in payload["keys"] if (name := _key_pair(run, key))]:
             parameters["keypairs"] = ",".join(names)
         run.progress(10)
-        machine = _deploy(run, parameters, made)
-        run.set_target_id(number(machine))
-        run.progress(60)
-        _name_disk(run, machine)
+        host, closed = _deploy(run, zone, parameters, made)
+        machine = made["machine"]
+        run.set_target_id(number(machine), progress=60, preview=None)
+        _name_disk(run, machine, host)
         if payload["external"]:
             _attach_address(run, machine, made)
-            run.progress(80)
         if payload["external"] or payload["tags"]:
             # With security groups its own rules are in place already, but others may name its tags as their sources.
-            rows = run.read("machine", "listVirtualMachines", id=machine, details=view.DETAILS)
-            projection.refresh_instance(run, "firewall", zone, rows[0], payload["tags"])
+            row = {"id": machine, "nic": [{"networkid": network} for network in payload["networks"]]}
+            projection.refresh_instance(run, "firewall", zone, row, payload["tags"])
         if payload["protect"]:
             run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
+        egress.tell(run, closed)
     except Exception:
         # Whatever it was: what is made and not told of would run on at the customer's expense.
         _undo(run, zone, made)
@@ -319,31 +373,86 @@ def _key_pair(run: Run, public_key: str) -> str:
     return run.look(f"key/{name}", work)
 
 
-def _deploy(run: Run, parameters: dict[str, str], made: dict[str, str]) -> str:
-    """The new machine's id. A refused or failed deploy may leave a machine in state Error behind."""
-    try:
-        machine = run.job("deploy", "deployVirtualMachine", **parameters)["id"]
-    except CloudStackError as error:
-        if error.entity:
-            made["machine"] = error.entity
-        elif error.code == 530:
-            rows = run.read(
-                "leftover", "listVirtualMachines", name=parameters["name"], zoneid=parameters["zoneid"], state="Error"
-            )
-            if rows:
-                made["machine"] = rows[0]["id"]
-        elif error.code == 431 and "already exists" in error.text:
-            # A deleted machine keeps its name until it is expunged.
-            path = run.scope.links.path("zones", run.payload["zone"], "instances", parameters["name"])
-            raise OperationError("RESOURCE_ALREADY_EXISTS", f"The resource '{path}' already exists", 409) from None
-        raise
-    made["machine"] = machine
-    return str(machine)
+def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, str]) -> tuple[str, Any]:
+    """(host name of the new machine, which is made["machine"]; what is known of egress). By its side goes what can.
+
+    A host name is unique in its network, where others have machines too, and where one that was destroyed keeps its
+    name until it is expunged: then it is made unique.
+    """
+    name, owner = parameters["name"], run.scope.project.key
+    branches = {"deploy": partial(run.follow, "deploy", "deployVirtualMachine", **parameters)}
+    if run.payload.get("early"):
+        branches["address"] = partial(_take_address, run)
+    if run.payload.get("closed"):
+        branches["egress"] = partial(egress.open_if_wanted, run, run.payload["closed"])
+    found = run.together("deploy", branches)
+    failure: CloudStackError | None = None
+    for key, result in found.items():
+        if not isinstance(result, CloudStackError):
+            made |= {_MADE[key]: result["id"]} if key in _MADE else {}
+        elif key in _MADE:
+            made |= {_MADE[key]: result.entity} if result.entity else {}
+            failure = failure or result
+    closed = found.get("egress")
+    refused = found["deploy"]
+    if not isinstance(refused, CloudStackError) or not _is_taken(refused):
+        if isinstance(refused, CloudStackError):
+            _find_leftover(run, parameters, refused, made)
+        if failure:
+            raise failure
+        return name, closed
+    if isinstance(address := found.get("address"), CloudStackError):
+        raise address
+    if run.look("name", lambda scope: find.look(scope, zone, name) is not None):
+        raise _exists(run, name)
+    for attempt in range(_ATTEMPTS):
+        host = naming.host_name(owner, name, attempt)
+        own = {**parameters, "name": host, **kept.parameters(kept.pack(kept.NAME, name))}
+        try:
+            made["machine"] = run.job(f"deploy/{attempt}", "deployVirtualMachine", **own)["id"]
+            return host, closed
+        except CloudStackError as error:
+            if not _is_taken(error):
+                _find_leftover(run, own, error, made)
+                raise
+    raise _exists(run, name)
 
 
-def _name_disk(run: Run, machine: str) -> None:
-    """CloudStack names root volumes by itself; a name other than the instance's is kept in a tag."""
-    if run.payload["disk"] == run.payload["name"]:
+# What each branch makes.
+_MADE = {"deploy": "machine", "address": "address"}
+_ATTEMPTS = 4
+
+
+def _is_taken(refusal: CloudStackError) -> bool:
+    return refusal.code == 431 and "already exists" in refusal.text
+
+
+def _exists(run: Run, name: str) -> OperationError:
+    path = run.scope.links.path("zones", run.payload["zone"], "instances", name)
+    return OperationError("RESOURCE_ALREADY_EXISTS", f"The resource '{path}' already exists", 409)
+
+
+def _find_leftover(run: Run, parameters: dict[str, str], error: CloudStackError, made: dict[str, str]) -> None:
+    """A refused or failed deploy may leave a machine in state Error behind. Raises OperationError for its reason."""
+    if error.entity:
+        made["machine"] = error.entity
+        return
+    if error.code != 530:
+        return
+    where = {"name": parameters["name"], "zoneid": parameters["zoneid"], "state": "Error"}
+    rows = run.read("leftover", "listVirtualMachines", **where)
+    if not rows:
+        return
+    made["machine"] = rows[0]["id"]
+    if ips := run.payload.get("ips"):
+        # Only an address that cannot be had is refused like this, and it was looked for in the network's range.
+        shown = " or ".join(f"'{ip}'" for ip in ips)
+        raise OperationError("IP_IN_USE_BY_ANOTHER_RESOURCE", f"IP {shown} is already being used by another resource.")
+
+
+def _name_disk(run: Run, machine: str, host: str) -> None:
+    """CloudStack names root volumes by itself; a name other than the machine's is kept in a tag."""
+    if run.payload["disk"] == host:
         return
     volume = run.read("volume", "listVolumes", virtualmachineid=machine, type="ROOT")[0]["id"]
     tag = {"tags[0].key": NAME, "tags[0].value": run.payload["disk"]}
@@ -351,17 +460,13 @@ def _name_disk(run: Run, machine: str) -> None:
 
 
 def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
-    address = run.payload["address"]
+    address = run.payload["address"] or made.get("address")
     if address is None:
-        try:
-            address = run.job("address", "associateIpAddress", networkid=run.payload["network"])["id"]
-        except CloudStackError as error:
-            if error.entity:
-                made["address"] = error.entity
-            raise
-        made["address"] = address
-        tag = {"tags[0].key": EPHEMERAL, "tags[0].value": run.payload["name"]}
-        run.job("tag-address", "createTags", resourceids=address, resourcetype="PublicIpAddress", **tag)
+        taken = run.together("address", {"address": partial(_take_address, run)})["address"]
+        if isinstance(taken, CloudStackError):
+            made |= {"address": taken.entity} if taken.entity else {}
+            raise taken
+        address = made["address"] = taken["id"]
 
     def enable(scope: Scope) -> None:
         client = scope.client
@@ -378,8 +483,21 @@ def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
     run.look("static-nat", enable)
 
 
+def _take_address(run: Run) -> dict[str, Any]:
+    """A new public address of the network, marked as the instance's: it goes when the instance goes."""
+    found = run.follow("address", "associateIpAddress", networkid=run.payload["network"])
+    tag = {"tags[0].key": EPHEMERAL, "tags[0].value": run.payload["name"]}
+    try:
+        run.follow("tag-address", "createTags", resourceids=found["id"], resourcetype="PublicIpAddress", **tag)
+    except CloudStackError as error:
+        error.entity = found["id"]
+        raise
+    return {"id": found["id"]}
+
+
 def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
     """Take away what was made."""
+    run.forget_preview()
     name = run.payload["name"]
     parts: list[tuple[str, Callable[[], object]]] = []
     if "machine" in made:

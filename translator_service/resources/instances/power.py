@@ -9,11 +9,10 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import ApiError
 from translator_service import places
-from translator_service.gce.naming import number
 from translator_service.operations import engine
-from translator_service.operations.run import OperationError, Run, handler
-from translator_service.resources.instances.find import find, path, under_way
-from translator_service.resources.instances.view import HIDDEN, status
+from translator_service.operations.run import Run, handler
+from translator_service.resources.instances.find import find, machine, path, target, target_id, under_way
+from translator_service.resources.instances.view import status
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -27,9 +26,13 @@ def _act(scope: Scope, request: Any, type: str, work: str) -> Message:
         "REPAIRING",
     ):
         raise ApiError(400, f"The resource '{scope.links.path(path(zone, name))}' is not ready", "resourceNotReady")
-    payload = {"id": row["id"], "zone": zone.name}
     return engine.submit(
-        scope, type=type, target=path(zone, name), target_id=number(row["id"]), handler=work, payload=payload
+        scope,
+        type=type,
+        target=path(zone, name),
+        target_id=target_id(row),
+        handler=work,
+        payload=target(scope, zone, name, row),
     )
 
 
@@ -48,29 +51,21 @@ def reset(scope: Scope, request: pb.ResetInstanceRequest) -> Message:
     return _act(scope, request, "reset", "instances.reset")
 
 
-def _state(run: Run, step: str) -> str:
-    rows = run.read(step, "listVirtualMachines", id=run.payload["id"], details="min")
-    if not rows or rows[0].get("state") in HIDDEN:
-        raise OperationError("RESOURCE_NOT_FOUND", "The resource was not found.", 404)
-    return str(rows[0]["state"])
-
-
 @handler("instances.start")
 def do_start(run: Run) -> None:
     """Starting a running machine is an error in CloudStack and nothing in GCE (recordings, Surprises 20)."""
-    if _state(run, "state") not in ("Running", "Starting"):
-        run.job("start", "startVirtualMachine", id=run.payload["id"])
+    row = machine(run, "machine")
+    if row.get("state") not in ("Running", "Starting"):
+        run.job("start", "startVirtualMachine", id=row["id"])
 
 
 @handler("instances.stop")
 def do_stop(run: Run) -> None:
-    if _state(run, "state") != "Stopped":
-        run.job("stop", "stopVirtualMachine", id=run.payload["id"])
+    row = machine(run, "machine")
+    if row.get("state") != "Stopped":
+        run.job("stop", "stopVirtualMachine", id=row["id"])
 
 
 @handler("instances.reset")
 def do_reset(run: Run) -> None:
-    run.job("reset", "rebootVirtualMachine", id=run.payload["id"], forced="true")
-
-
-# Changing what is kept in details
+    run.job("reset", "rebootVirtualMachine", id=machine(run, "machine")["id"], forced="true")

@@ -19,7 +19,7 @@ from translator_service.gce.times import from_cloudstack
 from translator_service.networking import networks
 from translator_service.places import Zone
 from translator_service.resources import disk_types, disks, images, machine_types
-from translator_service.resources.instances.find import find, path, under_way
+from translator_service.resources.instances.find import AWAITED, awaited, find, path, under_way
 from translator_service.resources.instances.view import DETAILS, disk_of, index, to_instance
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -34,9 +34,11 @@ def catalogs(scope: Scope) -> list[Any]:
 
 
 def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
-    name, row, answer = find(scope, zone, text)
+    name, row, answers = find(scope, zone, text)
     busy = under_way(scope).get(path(zone, name))
-    sources: list[Any] = [answer, *catalogs(scope)]
+    if not answers:
+        return Reading(lambda: to_instance(scope, zone, name, row, None, "insert"))
+    sources: list[Any] = [*answers, *catalogs(scope)]
     volumes: list[Row] | None = None
     if not disk_of(row):
         disks_answer = scope.client.read("listVolumes", virtualmachineid=row["id"])
@@ -46,7 +48,8 @@ def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
 
 
 def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
-    """All machines and all their volumes, side by side."""
+    """All machines and all their volumes, side by side; and what is under insert, as long as CloudStack lacks it."""
+    coming = awaited(scope, zone)
     where = {"zoneid": zone.id} if zone else {}
     answers, volumes = scope.client.read_all_many(
         [("listVirtualMachines", {"details": DETAILS, **where}), ("listVolumes", where)]
@@ -62,13 +65,19 @@ def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
         for row in all_rows(answers):
             by_zone.setdefault(row["zoneid"], []).append(row)
         for place in [zone] if zone else places.all_zones(scope):
+            there = set()
             for name, row in index(scope, by_zone.get(place.id, ())):
+                there.add(path(place, name))
                 yield place.path, _later(scope, place, name, row, by_machine.get(row["id"], ()), busy)
+            for target, row in coming.items():
+                if target not in there and row["zoneid"] == place.id:
+                    yield place.path, _later(scope, place, row["name"], row, None, {target: "insert"})
 
-    return Reading(build, [*answers, *volumes, *catalogs(scope)], tuple(sorted(busy.items())))
+    state = (*sorted(busy.items()), *(row[AWAITED] for row in coming.values()))
+    return Reading(build, [*answers, *volumes, *catalogs(scope)], state)
 
 
-def _later(scope: Scope, zone: Zone, name: str, row: Row, volumes: Sequence[Row], busy: dict[str, str]) -> Later:
+def _later(scope: Scope, zone: Zone, name: str, row: Row, volumes: Sequence[Row] | None, busy: dict[str, str]) -> Later:
     created = from_cloudstack(row.get("created", ""))
     work = busy.get(path(zone, name))
     return Later(name, created, number(row["id"]), lambda: to_instance(scope, zone, name, row, volumes, work))
@@ -97,6 +106,3 @@ def get_serial_port_output(scope: Scope, request: pb.GetSerialPortOutputInstance
         start=request.start,
         next=request.start,
     )
-
-
-# Life cycle

@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from gstack.compute.v1 import instances_pb2 as pb
 from translator_service.cloudstack.rows import Row
+from translator_service.gce import naming
 from translator_service.gce.fingerprints import fingerprint
 from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import Index, number
@@ -64,8 +65,21 @@ def status(row: Row, under_way: str | None) -> str:
 
 
 def index(scope: Scope, rows: Sequence[Row]) -> Index:
-    """Names of machines: host names, which differ at most in case."""
-    return scope.environment.index(row for row in rows if row.get("state") not in HIDDEN)
+    """Names of machines: host names, which differ at most in case, or what they were asked to be named.
+
+    Nothing that has another host name takes the name of one whose host name it is.
+    """
+    shown = [row for row in rows if row.get("state") not in HIDDEN]
+    names = {row["id"]: name_of(scope, row) for row in shown}
+    return scope.environment.index(
+        shown, label=lambda row: names[row["id"]], rank=lambda row: names[row["id"]] != row["name"]
+    )
+
+
+def name_of(scope: Scope, row: Row) -> str:
+    """The name that was asked for, before duplicates are told apart: the host name, unless that was taken."""
+    kept_name = str(kept.unpack(row.get("details") or {}, kept.NAME, ""))
+    return naming.asked_name(scope.project.key, row["name"], kept_name)
 
 
 def to_instance(
