@@ -22,7 +22,7 @@ from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disks
 from translator_service.resources.common_metadata import check_metadata
-from translator_service.resources.instances.find import find, machine, path, target, target_id
+from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
     changed_user_data,
@@ -74,7 +74,7 @@ def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Messag
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
     expected = _expect(scope, row, "metadata", request.resource.fingerprint)
-    data = changed_user_data(scope, items, row)
+    data = changed_user_data(scope, items, row, is_there=AWAITED not in row)
     packed = keep_metadata(scope, items)
     changes = {kept.METADATA: packed}
     return _update(scope, zone, name, row, "setMetadata", changes, expected=expected, user_data=data)

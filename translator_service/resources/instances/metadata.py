@@ -51,14 +51,24 @@ def user_data(scope: Scope, items: dict[str, str]) -> str:
     return userdata.user_data(items, common, limit=scope.environment.settings.cloudstack_user_data, now=time.time())
 
 
-def changed_user_data(scope: Scope, items: dict[str, str], row: Row) -> str | None:
-    """User data of an instance that gets these items now; None for unchanged. Raises 400."""
+def changed_user_data(scope: Scope, items: dict[str, str], row: Row, *, is_there: bool) -> str | None:
+    """User data of an instance that gets these items now; None for unchanged. Raises 400.
+
+    is_there: whether CloudStack shows the instance yet.
+    """
     common, now = common_items(scope), time.time()
-    had = ""
+    had = had_ours = False
     if not userdata.has_ours(items, common, now):
-        had = str(scope.client.read("getVirtualMachineUserData", virtualmachineid=row["id"]).one().get("userdata", ""))
+        if is_there:
+            answer = scope.client.read("getVirtualMachineUserData", virtualmachineid=row["id"]).one()
+            text = str(answer.get("userdata", ""))
+            had, had_ours = bool(text), userdata.holds_ours(text)
+        else:
+            before = metadata_items(scope, row)
+            had_ours = userdata.has_ours(before, common, now)
+            had = had_ours or "user-data" in {**common, **before}
     limit = scope.environment.settings.cloudstack_user_data
-    data = userdata.user_data(items, common, limit=limit, now=now, field="resource", had_ours=userdata.holds_ours(had))
+    data = userdata.user_data(items, common, limit=limit, now=now, field="resource", had_ours=had_ours)
     return data or (_NOTHING_TO_DO if had else None)
 
 
