@@ -696,6 +696,14 @@ def test_user_data_of_nobody_elses_is_never_wrapped(web: Scope, operations: Fini
     assert user_data(web) == "#cloud-config\n{}\n"
 
 
+@pytest.mark.parametrize(("sent", "kept"), [("+/+/", "+/+/"), ("%2B/%2B/", "+/+/"), ("%2B/+/", "+/8="), ("ab", "aQ==")])
+def test_the_cloud_decodes_user_data_with_a_percent_as_a_part_of_a_url(web: Scope, sent: str, kept: str) -> None:
+    """And makes no difference of a blank in base64, so that a plus gets lost."""
+    web.client.write("updateVirtualMachine", id=row_of(web)["id"], userdata=sent)
+    row = web.client.read("getVirtualMachineUserData", virtualmachineid=row_of(web)["id"]).one()
+    assert row["userdata"] == kept
+
+
 def test_what_the_project_got_afterwards_is_seen_when_the_metadata_is_set(web: Scope, operations: Finish) -> None:
     common = common_pb2.Metadata(items=[common_pb2.Metadata.Items(key="ssh-keys", value="ann:ssh-rsa AAAA")])
     request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=common)

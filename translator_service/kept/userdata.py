@@ -70,13 +70,14 @@ def user_data(
     than a machine may have.
     """
     content = _content(metadata, common, now, field, had_ours)
-    if content.shortest > room(limit):
+    fitting = content.fitting(room(limit))
+    if fitting is None:
 
         def length(items: dict[str, str], with_ours: bool) -> int:
             return _content(items, common, now, field, had_ours or with_ours).shortest
 
         raise _too_long(metadata, room(limit), field, length)
-    return parameter(content.fitting(room(limit)))
+    return parameter(fitting)
 
 
 def has_ours(metadata: dict[str, str], common: dict[str, str], now: float) -> bool:
@@ -149,9 +150,9 @@ class _Content:
     def shortest(self) -> int:
         return min(len(self.plain), len(self.packed))
 
-    def fitting(self, most: int) -> bytes:
-        """Compressed only if it would not fit, so that CloudStack's own pages show what it is."""
-        return self.plain if len(self.plain) <= most else self.packed
+    def fitting(self, most: int) -> bytes | None:
+        """Compressed only if it would not fit, so that CloudStack's own pages show what it is; None for too long."""
+        return self.plain if len(self.plain) <= most else self.packed if len(self.packed) <= most else None
 
 
 def _content(metadata: dict[str, str], common: dict[str, str], now: float, field: str, had_ours: bool) -> _Content:

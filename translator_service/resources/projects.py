@@ -156,9 +156,9 @@ def _check_room(scope: Scope, items: dict[str, str], current: dict[str, str]) ->
     if not userdata.has_effect(items, now):
         return
     for row in all_rows(scope.client.read_all("listVirtualMachines", details=DETAILS)):
-        if row["state"] in HIDDEN:
-            continue
         own = metadata_items(scope, row)
+        if row["state"] in HIDDEN or not userdata.has_effect(own, now):
+            continue
         refusal = userdata.refusal(own, items, limit=limit, now=now)
         # One that could not be set before either is no reason.
         if refusal and not userdata.refusal(own, current, limit=limit, now=now):
