@@ -356,6 +356,8 @@ def test_what_is_no_part_is_whole_and_a_script_beside_it_is_refused(text: str) -
     assert guest({"user-data": text}, {"ssh-keys": f"ian:{RSA}", "startup-script": "echo"}) == text.encode()
     error = refused({"startup-script": "echo", "user-data": text})
     assert error.location == "resource.metadata.items[0].value"
+    error = refused({"a": "b", "startup-script": "echo"}, {"user-data": text})
+    assert error.location == "resource.metadata.items[1].value"
 
 
 def test_what_is_not_inflated_without_end() -> None:

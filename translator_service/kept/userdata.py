@@ -167,7 +167,7 @@ def _content(metadata: dict[str, str], common: dict[str, str], now: float, field
     if ours and kind is not None:
         return _Content(_joined(ours, kind, inflated), True)
     own = [name for name in _SCRIPTS if metadata.get(name)]
-    if own and source is metadata:
+    if own:
         raise invalid(
             f"{field}.items[{list(metadata).index(own[0])}].value",
             f"'{own[0]}' cannot be joined with user-data that cloud-init does not take as a part.",
