@@ -273,8 +273,9 @@ SWITCHES = {
     "shieldedInstanceConfig.enableSecureBoot": "kept and shown; changes nothing",
     "shieldedInstanceConfig.enableVtpm": "kept and shown; changes nothing",
     "shieldedInstanceConfig.enableIntegrityMonitoring": "kept and shown; changes nothing",
+    "scheduling.onInstanceStopAction.discardLocalSsd": "kept and shown; changes nothing",
+    "shieldedInstanceIntegrityPolicy.updateAutoLearnPolicy": "kept and shown; changes nothing",
     "disks.boot": "the one disk that there is",
-    "disks.forceAttach": "changes nothing: the disk is new",
     "startRestricted": "output only",
     "networkInterfaces.accessConfigs.setPublicPtr": "needs a name of the address, which cannot be given",
 }

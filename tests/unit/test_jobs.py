@@ -106,11 +106,12 @@ def test_patience_ends(
     simulated: Cloud, client: Client, machine: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And is not taken for a failure: the same job is found again later."""
-    monkeypatch.setattr(jobs, "_PATIENCE", 0.2)
     simulated.app.faults.append(Fault("html", "queryAsyncJobResult", status=503, count=100))
     job = new_job()
-    with pytest.raises(Unfinished):
-        deploy(client, machine, job)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(jobs, "_PATIENCE", 0.2)
+        with pytest.raises(Unfinished):
+            deploy(client, machine, job)
     simulated.app.faults.clear()
     assert deploy(client, machine, job, maybe_submitted=True)["id"]
     assert simulated.app.calls["deployVirtualMachine"] == 1
