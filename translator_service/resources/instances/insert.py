@@ -17,7 +17,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import ApiError, already_exists, invalid, not_found, required, unsupported
+from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
 from translator_service import places
 from translator_service.cloudstack.client import Client, all_rows
 from translator_service.cloudstack.errors import CloudStackError
@@ -101,7 +101,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         "protect": wanted.deletionProtection,
         "document": metadata.document_of({"details": details}),
         "networks": [nic["network"] for nic in nics],
-        "ips": [nic["ip"] for nic in nics if nic["ip"]],
+        "ips": [(nic["network"], nic["ip"]) for nic in nics if nic["ip"]],
         # A network that runs takes an address while the machine is made.
         "early": nics[0]["external"] and nics[0]["address"] is None and nics[0]["state"] == "Implemented",
         "closed": [nic["network"] for nic in nics if nic["closed"]],
@@ -243,7 +243,7 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
         if access is not None and access.natIP:
             address = _free_address(scope, zone, network, access.natIP, f"{field}.accessConfigs[0].natIP")
         if interface.networkIP:
-            _check_address(scope, zone, network, interface.networkIP, f"{field}.networkIP")
+            _check_address(network, interface.networkIP, f"{field}.networkIP")
         found.append(
             {
                 "network": network["id"],
@@ -268,7 +268,7 @@ def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[
     return found, parameters
 
 
-def _check_address(scope: Scope, zone: Zone, network: Row, text: str, field: str) -> None:
+def _check_address(network: Row, text: str, field: str) -> None:
     """An address that cannot be had would leave a broken machine behind (recordings, Surprises 15)."""
     try:
         address = ipaddress.ip_address(text)
@@ -280,11 +280,6 @@ def _check_address(scope: Scope, zone: Zone, network: Row, text: str, field: str
         raise invalid(field, f"'{text}'. Must be a valid IP address.") from None
     if not inside or text == network.get("gateway"):
         raise invalid(field, f"'{text}'. IP address is outside the network's range or reserved.")
-    answers = scope.client.read_all("listVirtualMachines", networkid=network["id"], details="nics")
-    rows = [*all_rows(answers), *find.awaited(scope, zone).values()]
-    if any(nic.get("ipaddress") == text and nic["networkid"] == network["id"] for row in rows for nic in row["nic"]):
-        why = f"IP '{text}' is already being used by another resource."
-        raise ApiError(400, f"Invalid value for field '{field}': {why}", "ipInUseByAnotherResource", field)
 
 
 def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str) -> str:
@@ -310,6 +305,8 @@ def do_insert(run: Run) -> None:
     parameters = dict(payload["parameters"])
     made: dict[str, str] = {}
     try:
+        if payload.get("ips"):
+            run.look("addresses", partial(_check_unused, run))
         if zone.security_groups:
             groups = projection.groups_for_deploy(
                 run, zone, networks.by_id(run.scope, payload["network"]), payload["name"], payload["tags"]
@@ -324,6 +321,9 @@ def do_insert(run: Run) -> None:
         _name_disk(run, machine, host)
         if payload["external"]:
             _attach_address(run, machine, made)
+        if payload["external"] and not payload.get("early"):
+            # It runs now, which the next insert is to know.
+            run.scope.forget(networks.kind(run.scope))
         if payload["external"] or payload["tags"]:
             # With security groups its own rules are in place already, but others may name its tags as their sources.
             row = {"id": machine, "nic": [{"networkid": network} for network in payload["networks"]]}
@@ -445,9 +445,22 @@ def _find_leftover(run: Run, parameters: dict[str, str], error: CloudStackError,
         return
     made["machine"] = rows[0]["id"]
     if ips := run.payload.get("ips"):
-        # Only an address that cannot be had is refused like this, and it was looked for in the network's range.
-        shown = " or ".join(f"'{ip}'" for ip in ips)
-        raise OperationError("IP_IN_USE_BY_ANOTHER_RESOURCE", f"IP {shown} is already being used by another resource.")
+        # Only an address that cannot be had is refused like this; it is in the network's range, and somebody's whom
+        # the caller does not see, or who came at this moment.
+        raise _in_use(*(ip for _, ip in ips))
+
+
+def _check_unused(run: Run, scope: Scope) -> None:
+    """A deploy with an address in use would leave a broken machine behind, as GCE's operation ends with an error."""
+    for network, ip in run.payload.get("ips", ()):
+        rows = all_rows(scope.client.read_all("listVirtualMachines", networkid=network, details="nics"))
+        if any((nic["networkid"], nic.get("ipaddress")) == (network, ip) for row in rows for nic in row.get("nic", ())):
+            raise _in_use(ip)
+
+
+def _in_use(*ips: str) -> OperationError:
+    shown = " or ".join(f"'{ip}'" for ip in ips)
+    return OperationError("IP_IN_USE_BY_ANOTHER_RESOURCE", f"IP {shown} is already being used by another resource.")
 
 
 def _name_disk(run: Run, machine: str, host: str) -> None:
