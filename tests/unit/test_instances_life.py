@@ -32,7 +32,7 @@ from tests.unit.test_instances import (
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.gce.naming import asked_name, host_name, number
-from translator_service.networking import subnetworks
+from translator_service.networking import networks, subnetworks
 from translator_service.resources.instances import insert as instances_insert
 from translator_service.scope import Scope
 
@@ -390,6 +390,45 @@ def test_host_names(name: str) -> None:
     assert asked_name("owner", host, name) == name
     assert asked_name("owner", host) == (name if len(name) <= 54 else host)
     assert asked_name("other", host, name) == host
+
+
+# What an insert asks of CloudStack
+
+
+@pytest.mark.parametrize(
+    ("zone", "calls"),
+    [
+        (
+            "ch-gv2",
+            {"listVirtualMachines": 2, "listSecurityGroups": 1, "createSecurityGroup": 1, "deployVirtualMachine": 1},
+        ),
+        (
+            "ch-zh-1",
+            {
+                "listVirtualMachines": 2, "deployVirtualMachine": 1, "listEgressFirewallRules": 1,
+                "associateIpAddress": 1, "createTags": 1, "enableStaticNat": 1, "listPublicIpAddresses": 1,
+                "listFirewallRules": 1,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_calls(scope: Scope, operations: Finish, simulated: Cloud, zone: str, calls: dict[str, int]) -> None:
+    done(scope, operations, insert(scope, wanted("first"), zone))
+    get(scope, "first", zone)
+    networks.index(scope)
+    simulated.app.calls.clear()
+    done(scope, operations, insert(scope, wanted(), zone))
+    assert simulated.calls == calls
+
+
+def test_an_address_is_made_beside_the_machine(scope: Scope, operations: Finish, simulated: Cloud) -> None:
+    """In a network that runs; it goes when the machine comes to nothing."""
+    done(scope, operations, insert(scope, wanted("first")))
+    simulated.app.calls.clear()
+    simulated.app.faults.append(Fault("status", "deployVirtualMachine", status=533))
+    assert operations(scope, insert(scope, wanted()))["error"]["code"] == "ZONE_RESOURCE_POOL_EXHAUSTED"
+    assert (simulated.calls["associateIpAddress"], simulated.calls["disassociateIpAddress"]) == (1, 1)
+    assert len(scope.client.read("listPublicIpAddresses", isstaticnat="true").items) == 1
 
 
 # Networks

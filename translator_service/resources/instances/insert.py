@@ -1,7 +1,8 @@
 """instances.insert: checks at once what can be refused at once, then one durable operation that deploys the machine.
 
-The operation: security groups (SG zones) -> SSH keys -> deployVirtualMachine -> address and static NAT (isolated
-networks) -> firewall rules. When a step fails, what the steps before it made is taken away again.
+The operation: security groups (SG zones) -> SSH keys -> deployVirtualMachine, beside it the address and what may leave
+the network (isolated networks) -> static NAT -> firewall rules. When a step fails, what the steps before it made is
+taken away again.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ _DETAIL = "details[0]."
     "Instances.Insert",
     calls=(
         "listVirtualMachines", "createSecurityGroup", "registerSSHKeyPair", "deployVirtualMachine",
-        "associateIpAddress", "enableStaticNat", "createFirewallRule",
+        "associateIpAddress", "createTags", "enableStaticNat", "createFirewallRule", "listEgressFirewallRules",
+        "createEgressFirewallRule",
     ),
     differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. "
-    "In a zone with security groups the internal address is the external one, whether asked for or not.",
+    "In a zone with security groups the internal address is the external one, whether asked for or not. Where a "
+    "machine that the caller does not see has the host name already, the guest's host name gets a suffix; the instance "
+    "keeps the name it was asked for. Until CloudStack shows a new instance, its id is a provisional one.",
 )  # fmt: skip
 def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     """Raises 400, 404 and 409 for whatever the operation could not do."""
