@@ -106,10 +106,17 @@ def region_number(name: str) -> int:
 
 
 def resolve_region(scope: Scope, name: str) -> str:
-    """The region's name, for its name or its numeric id. Raises 404."""
+    """The region's name, for its name, its numeric id, or what CloudStack's own names of its zones begin with.
+
+    Raises 404.
+    """
     for region in regions(scope):
         if name in (region, str(region_number(region))):
             return region
+    for shown, row in scope.catalog(kind(scope)).index:
+        verbatim = scope.names.region(str(row["name"]))
+        if name in (verbatim, slug(verbatim)):
+            return scope.names.region(shown)
     raise not_found(scope.links.path("regions", name))
 
 

@@ -27,7 +27,7 @@ def test_static_nat(scope: Scope) -> None:
     assert list(found.users) == [f"{PROJECT}/zones/ch-zh-1/instances/vm-1"]
     assert found.selfLink == f"{PROJECT}/regions/ch-zh/addresses/address-192-168-2-5"
     assert found.region == f"{PROJECT}/regions/ch-zh"
-    assert found.creationTimestamp == "2026-11-22T23:35:37.000+00:00"
+    assert found.creationTimestamp == "2026-11-22T15:35:37.000-08:00"
     assert (found.networkTier, found.addressType, found.ipVersion) == ("PREMIUM", "EXTERNAL", "IPV4")
     assert len(found.labelFingerprint) == 8
 

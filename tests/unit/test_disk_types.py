@@ -57,7 +57,7 @@ def test_mapping(scope: Scope) -> None:
     assert (fixed.kind, fixed.validDiskSize, fixed.defaultDiskSizeGb) == ("compute#diskType", "20GB-20GB", 20)
     assert (fixed.description, fixed.zone) == ("Fixed 20 GB disk", f"{PROJECT}/zones/ch-gv2")
     assert fixed.selfLink == f"{PROJECT}/zones/ch-gv2/diskTypes/x-20gb"
-    assert fixed.creationTimestamp == "2026-11-22T23:21:05.000+00:00"
+    assert fixed.creationTimestamp == "2026-11-22T15:21:05.000-08:00"
     assert disk_types.to_disk_type(scope, zone, "pd-ssd", ROWS["SSD"]).validDiskSize == "1GB-1024GB"
 
 

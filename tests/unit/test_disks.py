@@ -73,7 +73,7 @@ def test_boot_disk(scope: Scope) -> None:
     assert (found.sizeGb, found.status, found.zone) == (15, "READY", ZONE_LINK)
     assert found.selfLink == f"{ZONE_LINK}/disks/vm-1"
     assert list(found.users) == [f"{ZONE_LINK}/instances/vm-1"]
-    assert found.creationTimestamp == found.lastAttachTimestamp == "2026-11-22T23:24:26.000+00:00"
+    assert found.creationTimestamp == found.lastAttachTimestamp == "2026-11-22T15:24:26.000-08:00"
     assert found.sourceImage.startswith("https://www.googleapis.com/compute/v1/projects/")
     assert found.sourceImageId == str(number(TAGGED["templateid"]))
     assert found.type.startswith(f"{ZONE_LINK}/diskTypes/")
@@ -84,7 +84,7 @@ def test_boot_disk(scope: Scope) -> None:
 def test_data_disk(scope: Scope) -> None:
     found = disks.to_disk(scope, ZONE, ATTACHED)
     assert (found.name, found.sizeGb, found.sourceImage) == ("disk-1", 12, "")
-    assert found.lastAttachTimestamp == "2026-11-23T00:03:57.000+00:00"
+    assert found.lastAttachTimestamp == "2026-11-22T16:03:57.000-08:00"
     alone = disks.to_disk(scope, ZONE, OLDER)
     assert (list(alone.users), alone.lastAttachTimestamp) == ([], "")
     assert list(disks.to_disk(scope, ZONE, {**ATTACHED, "vmstate": "Destroyed"}).users) == []

@@ -142,6 +142,11 @@ def chosen(expression: str, items: Iterable = ALL) -> list[str]:
         ('creationTimestamp < "2026-11-03T07:30:00Z"', ["web-1", "web-2", "db"]),
         ('creationTimestamp <= "2026-11-03T06:59:00Z"', ["web-1", "web-2"]),
         ("creationTimestamp >= 2026-11-03T07:00:00.000+00:00", ["db"]),
+        ("creationTimestamp = 2026-11-03T07:00:00Z", ["db"]),
+        ('creationTimestamp = "2026-11-02T23:00:00-08:00"', ["db"]),
+        ("creationTimestamp != 2026-11-03T07:00:00Z", ["web-1", "web-2"]),
+        ("tags:*", ["db"]),
+        ("-networkInterfaces:*", ["web-1", "web-2"]),
         ("name > e", ["web-1", "web-2"]),
     ],
 )
@@ -187,6 +192,22 @@ def test_a_bool_that_is_unset_is_false() -> None:
     assert chosen("autoCreateSubnetworks != true", networks) == ["b"]
 
 
+@pytest.mark.parametrize("count", [60, 130])
+def test_many_names_in_one_filter(count: int) -> None:
+    """As Kubernetes asks for its nodes; GCE takes 4 kB."""
+    wanted = [f"kubernetes-minion-{number:03d}-ab0c"[:30] for number in range(count)]
+    expression = f"name eq ({'|'.join(wanted)})"
+    assert len(expression) <= 4096
+    assert chosen(expression, [Instance(name=name) for name in [*wanted, "other"]]) == wanted
+
+
+def test_a_filter_as_long_as_may_be() -> None:
+    names = [f"{number:x}".rjust(8, "abcdefgh"[number % 8]) for number in range(450)]
+    expression = f"name eq ({'|'.join(names)})"
+    assert len(expression) > 4000
+    assert chosen(expression, [Instance(name=names[-1]), Instance(name="x")]) == [names[-1]]
+
+
 @pytest.mark.parametrize("expression", ["", "   ", "\t\n"])
 def test_no_filter(expression: str) -> None:
     assert compile_filter(expression, Instance.DESCRIPTOR) is None
@@ -212,7 +233,16 @@ def test_no_filter(expression: str) -> None:
         ("()", "expected a field"),
         ("name eq [", "invalid regular expression"),
         ("name eq (web", "invalid regular expression"),
-        ("name eq " + "a" * 600, "too complex"),
+        ("name eq " + "(a{30}){30}" * 6, "too complex"),
+        ("name eq " + "[a-z]{1000}" * 9, "too complex"),
+        ("tags = x", "field 'tags' has no value of its own"),
+        ('tags = "x"', "field 'tags' has no value of its own"),
+        ("tags != x", "field 'tags' has no value of its own"),
+        ("tags eq x", "field 'tags' has no value of its own"),
+        ("tags:x", "field 'tags' has no value of its own"),
+        ("scheduling > 5", "field 'scheduling' has no value of its own"),
+        ("networkInterfaces =~ .*", "field 'networkInterfaces' has no value of its own"),
+        ("networkInterfaces.accessConfigs = x", "field 'networkInterfaces.accessConfigs' has no value of its own"),
         ("(" * 60 + "name=x" + ")" * 60, "nested too deeply"),
         ("- " * 1000 + "name=x", "nested too deeply"),
         ("NOT " * 500 + "name=x", "nested too deeply"),

@@ -293,7 +293,7 @@ def test_recorded_groups_by_their_sources(scope: Scope) -> None:
     assert [one.IPProtocol for one in shown["10.9.0.0/16",].firewall.allowed] == ["all", "50"]
     assert len({one.firewall.id for one in found}) == len({one.firewall.name for one in found}) == 4
     assert all(one.firewall.name == "web" or one.firewall.name.startswith("web-") for one in found)
-    assert all(one.firewall.creationTimestamp == "1970-01-01T00:00:00.000+00:00" for one in found)
+    assert all(one.firewall.creationTimestamp == "1969-12-31T16:00:00.000-08:00" for one in found)
 
 
 def test_a_rule_of_ours_keeps_its_name_beside_a_group(scope: Scope) -> None:

@@ -66,7 +66,7 @@ def test_mapping(scope: Scope) -> None:
     assert (found.diskSizeGb, found.archiveSizeBytes) == (2, 2147483648)
     assert found.description == "CentOS 5.6 (64-bit) no GUI (Simulator)"
     assert found.selfLink == f"{PROJECT}/global/images/centos"
-    assert found.creationTimestamp == "2026-11-22T23:02:40.000+00:00"
+    assert found.creationTimestamp == "2026-11-22T15:02:40.000-08:00"
     assert (found.sourceType, found.architecture, found.family) == ("RAW", "X86_64", "")
     assert not found.licenses and not found.HasField("deprecated")
 

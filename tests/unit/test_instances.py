@@ -185,8 +185,8 @@ def test_status_with_an_operation(state: str, under_way: str, status: str) -> No
 def test_a_running_machine(scope: Scope) -> None:
     found = shown(scope, VM_1)
     assert (found.kind, found.id, found.name) == ("compute#instance", number(VM_1["id"]), "vm-1")
-    assert found.creationTimestamp == "2026-11-22T23:24:26.000+00:00"
-    assert (found.lastStartTimestamp, found.lastStopTimestamp) == ("2026-11-22T23:24:28.000+00:00", "")
+    assert found.creationTimestamp == "2026-11-22T15:24:26.000-08:00"
+    assert (found.lastStartTimestamp, found.lastStopTimestamp) == ("2026-11-22T15:24:28.000-08:00", "")
     assert (found.zone, found.selfLink) == (ZONE_LINK, f"{ZONE_LINK}/instances/vm-1")
     assert found.machineType == f"{ZONE_LINK}/machineTypes/small"
     assert found.HasField("deletionProtection") and not found.deletionProtection
@@ -212,7 +212,7 @@ def test_a_machine_that_could_not_be_made(scope: Scope) -> None:
 
 def test_a_stopped_machine_tells_since_when(scope: Scope) -> None:
     found = shown(scope, while_state("c2-instances-more", "stopVirtualMachine", "Stopped"))
-    assert (found.lastStopTimestamp, found.lastStartTimestamp) == ("2026-11-22T23:55:41.000+00:00", "")
+    assert (found.lastStopTimestamp, found.lastStartTimestamp) == ("2026-11-22T15:55:41.000-08:00", "")
 
 
 def test_a_free_size_is_told_by_the_machine(scope: Scope) -> None:

@@ -46,7 +46,7 @@ def test_mapping(scope: Scope) -> None:
     assert found.maximumPersistentDisks > 0 and found.maximumPersistentDisksSizeGb > 0
     assert found.zone == "ch-gv2"
     assert found.selfLink == f"{PROJECT}/zones/ch-gv2/machineTypes/small"
-    assert found.creationTimestamp == "2026-11-22T23:21:04.000+00:00"
+    assert found.creationTimestamp == "2026-11-22T15:21:04.000-08:00"
 
 
 @pytest.mark.parametrize(

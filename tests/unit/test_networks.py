@@ -75,7 +75,7 @@ def test_list(scope: Scope, simulated: Cloud) -> None:
     assert own.routingConfig.routingMode == "REGIONAL"
     assert (own.mtu, own.networkFirewallPolicyEnforcementOrder) == (1460, "AFTER_CLASSIC_FIREWALL")
     assert own.description == "Network A"
-    assert own.creationTimestamp.endswith(".000+00:00") and not own.creationTimestamp.startswith("1970")
+    assert own.creationTimestamp.endswith(".000-08:00") and not own.creationTimestamp.startswith("1969")
     ask(scope, "Networks.List", common_pb2.ListRequest(project="demo"))
     assert simulated.calls == {"listNetworks": 1, "listZones": 1}
 

@@ -51,7 +51,7 @@ def test_account(scope: Scope, simulated: Cloud) -> None:
     found = get(scope)
     assert (found.kind, found.name, found.selfLink) == ("compute#project", "demo", LINK)
     assert found.id == scope.project.number
-    assert found.creationTimestamp.endswith("+00:00") and not found.creationTimestamp.startswith("1970")
+    assert found.creationTimestamp.endswith("-08:00") and not found.creationTimestamp.startswith("1969")
     assert found.defaultNetworkTier == "PREMIUM"
     assert found.defaultServiceAccount == f"{found.id}-compute@developer.gserviceaccount.com"
     assert get(scope) == found

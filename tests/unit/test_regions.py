@@ -48,6 +48,25 @@ def test_zones_that_the_operator_put_together(scope: Scope) -> None:
     assert list(found.zones) == [f"{PROJECT}/zones/ch-gv2", f"{PROJECT}/zones/ch-zh-1"]
 
 
+@pytest.mark.parametrize(("text", "name"), [("CH", "ch"), ("CH-ZH", "ch-zh"), ("ch", "ch")])
+def test_names_of_cloudstack(scope: Scope, text: str, name: str) -> None:
+    assert ask(scope, "Regions.Get", pb.GetRegionRequest(project="demo", region=text)).name == name
+    for method in ("Addresses.List", "Subnetworks.List"):
+        ask(scope, method, common_pb2.ListInRegionRequest(project="demo", region=text))
+
+
+def test_names_of_cloudstack_that_the_operator_maps(scope: Scope) -> None:
+    scope.names.zones["CH-GV2"] = "europe-west6-a"
+    for text in ("CH", "europe-west6"):
+        assert ask(scope, "Regions.Get", pb.GetRegionRequest(project="demo", region=text)).name == "europe-west6"
+
+
+def test_slugs_where_names_are_verbatim(scope: Scope) -> None:
+    scope.environment.settings.naming = "verbatim"
+    for text in ("CH", "ch"):
+        assert ask(scope, "Regions.Get", pb.GetRegionRequest(project="demo", region=text)).name == "CH"
+
+
 def test_unknown(scope: Scope) -> None:
     with pytest.raises(ApiError) as error:
         ask(scope, "Regions.Get", pb.GetRegionRequest(project="demo", region="nope"))

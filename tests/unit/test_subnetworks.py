@@ -23,7 +23,7 @@ def test_mapping(scope: Scope) -> None:
     found = to_subnetwork(scope, subnetworks.Subnetwork("net-a", "net-a", zone, ROW))
     assert found.kind == "compute#subnetwork"
     assert found.id == number(ROW["id"])
-    assert found.creationTimestamp == "2026-11-22T23:24:26.000+00:00"
+    assert found.creationTimestamp == "2026-11-22T15:24:26.000-08:00"
     assert (found.ipCidrRange, found.gatewayAddress) == ("10.1.1.0/24", "10.1.1.1")
     assert found.region == f"{PROJECT}/regions/ch-zh"
     assert found.selfLink == f"{PROJECT}/regions/ch-zh/subnetworks/net-a"

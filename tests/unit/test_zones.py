@@ -21,7 +21,7 @@ def test_mapping(scope: Scope) -> None:
     assert found.region == f"{PROJECT}/regions/ch"
     assert found.selfLink == f"{PROJECT}/zones/ch-gv2"
     assert found.id > 0
-    assert found.creationTimestamp == "1970-01-01T00:00:00.000+00:00"
+    assert found.creationTimestamp == "1969-12-31T16:00:00.000-08:00"
 
 
 def test_zone_that_is_off(scope: Scope) -> None:

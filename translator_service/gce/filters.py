@@ -11,7 +11,8 @@ Grammar (AIP-160; OR binds tighter than AND, a blank between terms is AND):
 
 `eq` and `ne` take a regular expression (RE2 subset) that must match the whole value, as old clients send. `=` and `!=`
 compare, with `*` as wildcard. `:` is "has": a substring for text, presence for `field:*`. A value that is a link also
-matches by its last segment. Unknown fields, operators without value and unbalanced parentheses are 400.
+matches by its last segment, one that is a time by its instant. Unknown fields, fields that hold others (`tags`) and
+have no value to compare, operators without value and unbalanced parentheses are 400.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ Predicate = Callable[[Message], bool]
 _RE2_OPTIONS = re2.Options()
 _RE2_OPTIONS.log_errors = False
 
-MAX_LENGTH = 2048
+# GCE's.
+MAX_LENGTH = 4096
 _MAX_DEPTH = 50
-_MAX_PATTERN = 512
+# Instructions of a compiled pattern, which each character of a text may cost: `(a{30}){30}` is short and has 900.
+# As many names as a filter has room for have fewer.
+_MAX_PATTERN = 5000
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
@@ -161,8 +165,10 @@ class _Parser:
         elif name.startswith("labels.") and ":" in name:
             name, _, rest = name.partition(":")
             self.position -= len(rest) + 1
-        values = _field(self.message, name, self)
+        values, holds_fields = _field(self.message, name, self)
         operator = self._operator()
+        if holds_fields and operator is not None and not (operator == ":" and self._peek() == "*"):
+            raise self._error(f"field '{name}' has no value of its own, only fields in it have")
         if operator is None:
             found: Predicate = lambda message: any(value not in ("", False) for value in values(message))  # noqa: E731
         elif operator in ("eq", "ne"):
@@ -218,13 +224,14 @@ class _Parser:
 
     def _pattern(self, text: str) -> Any:
         """RE2, as GCE has: its time is linear in the text, whatever the pattern; Python's own would hold a thread."""
-        if len(text) > _MAX_PATTERN:
-            raise self._error("regular expression too complex")
         try:
-            return re2.compile(text, _RE2_OPTIONS)
+            pattern = re2.compile(text, _RE2_OPTIONS)
         except re2.error as error:
             why = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
             raise self._error(f"invalid regular expression: {why}") from None
+        if pattern.programsize > _MAX_PATTERN:
+            raise self._error("regular expression too complex")
+        return pattern
 
 
 def _all(predicates: list[Predicate]) -> Predicate:
@@ -237,8 +244,9 @@ def _unquote(text: str, regex: bool = False) -> str:
     return inner.replace('\\"', '"') if regex else re.sub(r"\\(.)", r"\1", inner)
 
 
-def _field(message: Descriptor, path: str, parser: _Parser) -> Callable[[Message], list[Any]]:
-    """A function that returns all values found under a path such as `networkInterfaces.network` or `labels.env`."""
+def _field(message: Descriptor, path: str, parser: _Parser) -> tuple[Callable[[Message], list[Any]], bool]:
+    """(a function that returns all values found under a path such as `networkInterfaces.network` or `labels.env`,
+    whether they are messages)."""
     steps: list[FieldDescriptor] = []
     key: str | None = None
     descriptor: Descriptor | None = message
@@ -252,7 +260,7 @@ def _field(message: Descriptor, path: str, parser: _Parser) -> Callable[[Message
             key = ".".join(parts[index + 1 :])
             break
         descriptor = field.message_type
-    return lambda root: list(_walk(root, steps, key))
+    return lambda root: list(_walk(root, steps, key)), descriptor is not None and key is None
 
 
 def _is_map(field: FieldDescriptor) -> bool:
@@ -324,10 +332,11 @@ def _matches(pattern: Any, value: Any) -> bool:
 def _comparison(operator: str, wanted: str, values: Callable[[Message], list[Any]], parser: _Parser) -> Predicate:
     if operator in ("=", "!="):
         same = _wildcard(wanted, whole=True)
+        moment = _moment(wanted)
 
         def equal(value: Any) -> bool:
             text = _text(value)
-            if same(text):
+            if same(text) or (moment is not None and moment == _moment(text)):
                 return True
             last = _last(text)
             if last is not None and same(last):
@@ -360,10 +369,14 @@ def _comparable(value: Any, wanted: str) -> tuple[Any, Any] | None:
         except ValueError:
             return None
     text = _text(value)
+    left, right = _moment(text), _moment(wanted)
+    return (text, wanted) if left is None or right is None else (left, right)
+
+
+def _moment(text: str) -> datetime | None:
+    """The instant of a text that is a time with its offset."""
     try:
-        left, right = datetime.fromisoformat(text), datetime.fromisoformat(wanted)
-        if (left.tzinfo is None) == (right.tzinfo is None):
-            return left, right
+        found = datetime.fromisoformat(text)
     except ValueError:
-        pass
-    return text, wanted
+        return None
+    return found if found.tzinfo is not None else None

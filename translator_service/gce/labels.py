@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+
+import re2
 
 from gstack.kernel.errors import invalid
 from translator_service.gce import naming
 from translator_service.gce.fingerprints import fingerprint
 
-_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
+# Letters of any language that are not upper case. RE2, because Python's own expressions know no such classes.
+_LABEL_KEY = re2.compile(r"[\p{Ll}\p{Lo}][\p{Ll}\p{Lo}\p{N}_-]{0,62}")
+_LABEL_VALUE = re2.compile(r"[\p{Ll}\p{Lo}\p{N}_-]{0,63}")
+_MOST = 64
+_MOST_BYTES = 128
 
 
 def label_fingerprint(labels: Mapping[str, str]) -> bytes:
@@ -19,22 +23,21 @@ def label_fingerprint(labels: Mapping[str, str]) -> bytes:
 
 def check_labels(labels: dict[str, str], field: str) -> dict[str, str]:
     """Raises 400 for a key or value outside GCE's rules, or for more than 64."""
-    if len(labels) > 64:
-        raise invalid(field, f"{len(labels)} labels. At most 64 are allowed.")
+    if len(labels) > _MOST:
+        raise invalid(field, f"{len(labels)} labels. At most {_MOST} are allowed.")
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key):
-            raise invalid(f"{field}.{key}", f"'{key}'. Label keys must be a match of regex '{_LABEL_KEY.pattern}'")
-        if not _LABEL_VALUE.fullmatch(value):
-            raise invalid(
-                f"{field}.{key}", f"'{value}'. Label values must be a match of regex '{_LABEL_VALUE.pattern}'"
-            )
+        for what, text, pattern in (("keys", key, _LABEL_KEY), ("values", value, _LABEL_VALUE)):
+            if not pattern.fullmatch(text):
+                raise invalid(f"{field}.{key}", f"'{text}'. Label {what} must be a match of regex '{pattern.pattern}'")
+            if len(text.encode()) > _MOST_BYTES:
+                raise invalid(f"{field}.{key}", f"'{text}'. Label {what} are at most {_MOST_BYTES} bytes in UTF-8.")
     return labels
 
 
 def check_tags(tags: list[str], field: str) -> list[str]:
     """Raises 400 for a tag that is no name, or for more than 64."""
-    if len(tags) > 64:
-        raise invalid(field, f"{len(tags)} tags. At most 64 are allowed.")
+    if len(tags) > _MOST:
+        raise invalid(field, f"{len(tags)} tags. At most {_MOST} are allowed.")
     for position, tag in enumerate(tags):
         naming.check_new_name(tag, f"{field}[{position}]")
     return sorted(set(tags))
