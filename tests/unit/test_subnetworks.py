@@ -102,3 +102,10 @@ def test_resolve_refused(scope: Scope, text: str, code: int) -> None:
     with pytest.raises(ApiError) as error:
         subnetworks.resolve(scope, text, "ch-zh", "resource.subnetwork")
     assert error.value.code == code
+
+
+def test_resolve_in_a_region_by_cloudstacks_own_name(scope: Scope) -> None:
+    assert subnetworks.resolve(scope, "regions/CH-ZH/subnetworks/net-a", "ch-zh", "f").name == "net-a"
+    with pytest.raises(ApiError) as error:
+        subnetworks.resolve(scope, "regions/CH/subnetworks/net-a", "ch-zh", "f")
+    assert error.value.code == 400

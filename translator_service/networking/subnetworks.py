@@ -86,7 +86,7 @@ def resolve(scope: Scope, text: str, region: str, place: str) -> Subnetwork:
         raise invalid(place, f"'{text}'. The URL does not name a subnetwork.")
     if not scope.owns(reference):
         raise not_found(f"projects/{reference.project}/{reference.scope}/subnetworks/{reference.name}")
-    if reference.region not in ("", region):
+    if reference.region and places.resolve_region(scope, reference.region) != region:
         raise invalid(place, f"'{text}'. The subnetwork must be in region '{region}'.")
     return find(scope, region, reference.name)
 
