@@ -8,7 +8,7 @@ in their order as texts.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 
 _ZONE = timezone(timedelta(hours=-8))
