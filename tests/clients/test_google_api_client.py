@@ -210,6 +210,10 @@ def live(client: Client, zone: str, network: str, name: str) -> None:
     client.done(client.ask("instances", "setMetadata", **one, body=metadata))
     device = {"autoDelete": True, "deviceName": got["disks"][0]["deviceName"]}
     client.done(client.ask("instances", "setDiskAutoDelete", **one, **device))
+    for protect in (True, False):
+        which = {"zone": zone, "resource": name, "deletionProtection": protect}
+        client.done(client.ask("instances", "setDeletionProtection", **which))
+        assert client.ask("instances", "get", **one)["deletionProtection"] is protect
     changed = client.ask("instances", "get", **one)
     assert (changed["status"], changed["labels"], changed["tags"]["items"]) == ("RUNNING", {"a": "b"}, ["db", "web"])
     assert changed["metadata"]["items"] == metadata["items"]

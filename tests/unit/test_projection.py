@@ -415,7 +415,7 @@ def test_machines_that_share_a_group_get_what_is_for_all_of_them(lab: Lab) -> No
     for name, tags in (("renamed", both), ("vm", web)):
         made.machine(lab.scope, name, GROUPS, securitygroupids=shared, **_details(tags))
     row = lab.rule("web", "tcp:80", targetTags=["web"])
-    assert [warning["code"] for warning in row["warnings"]] == ["NOT_APPLIED"]
+    assert [warning["code"] for warning in row["warnings"]] == ["NOT_CRITICAL_ERROR"]
     assert lab.group("gce-vm-vm") == {}
     assert not lab.rule("all", "tcp:22", targetTags=["all"])["warnings"]
     assert lab.group("gce-vm-vm") == {("tcp", "22-22"): ANY}
@@ -492,7 +492,7 @@ def test_a_group_that_waits_for_its_instance_is_not_cleared(lab: Lab, monkeypatc
 def test_rules_that_cannot_reach_an_instance_are_told(lab: Lab) -> None:
     made.machine(lab.scope, "theirs", GROUPS, **_details(("web",)))
     row = lab.rule("web", "tcp:80", targetTags=["web"])
-    assert [warning["code"] for warning in row["warnings"]] == ["NOT_APPLIED"]
+    assert [warning["code"] for warning in row["warnings"]] == ["NOT_CRITICAL_ERROR"]
     assert "'web'" in row["warnings"][0]["message"]
 
 

@@ -163,8 +163,10 @@ class Store:
                 self._running[owner] = (changes, time.monotonic(), rows)
         return rows
 
-    def awaited(self, owner: str, scope: str | None, since: float) -> list[tuple[str, str, bytes]]:
-        """(target, name, preview) of inserts whose thing is not there yet, the oldest first. scope: as `zones/z`.
+    def awaited(self, owner: str, where: str, since: float) -> list[tuple[str, str, bytes]]:
+        """(target, name, preview) of inserts whose thing is not there yet, the oldest first.
+
+        where: a scope as `zones/z`, a target, "" for all.
 
         Never an old answer: what was accepted by any translator is there for all.
         """
@@ -174,8 +176,8 @@ class Store:
             operations.c.preview.is_not(None),
             operations.c.inserted >= since,
         )
-        if scope is not None:
-            query = query.where(operations.c.scope == scope)
+        if where:
+            query = query.where((operations.c.scope == where) | (operations.c.target == where))
         with self.engine.connect() as connection:
             return [
                 (row[0], row[1], bytes(row[2])) for row in connection.execute(query.order_by(operations.c.sequence))

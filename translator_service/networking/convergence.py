@@ -172,7 +172,7 @@ def converge(run: Run, step: str, plan: Callable[[Scope], Plan]) -> dict[str, An
     if first["missed"]:
         rules = ", ".join(f"'{name}'" for name in sorted(set(first["missed"])))
         why = "that were not created here, or that share a security group"
-        run.warn("NOT_APPLIED", f"These rules do not reach instances {why}: {rules}.")
+        run.warn("NOT_CRITICAL_ERROR", f"These rules do not reach instances {why}: {rules}.")
     return todo
 
 

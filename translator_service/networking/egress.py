@@ -58,6 +58,6 @@ def tell(run: Run, outcome: Any) -> None:
     for network in outcome["closed"] if isinstance(outcome, dict) else ():
         name = networks.name_of(run.scope, network, network)
         run.warn(
-            "EGRESS_CLOSED",
+            "NOT_CRITICAL_ERROR",
             f"Network '{name}' lets nothing out: its offering denies egress, and it has no egress rules.",
         )

@@ -146,13 +146,14 @@ def finished(scope: Scope, *, type: str, target: str, target_id: int = 0) -> pb.
     return operation(row, scope.links)
 
 
-def awaited(scope: Scope, place: str | None) -> list[tuple[str, str, dict[str, Any]]]:
+def awaited(scope: Scope, where: str) -> list[tuple[str, str, dict[str, Any]]]:
     """(target, operation, preview) of inserts that are not done, whose thing CloudStack need not show yet.
 
-    place: as `zones/z`, None for all. One that nobody went on with until CloudStack forgot its jobs is left out.
+    where: a scope as `zones/z`, a target, "" for all. One that nobody went on with until CloudStack forgot its jobs is
+    left out.
     """
     found = []
-    for target, name, sealed in scope.store.awaited(scope.project.key, place, time.time() - _FORGOTTEN):
+    for target, name, sealed in scope.store.awaited(scope.project.key, where, time.time() - _FORGOTTEN):
         try:
             found.append((target, name, orjson.loads(scope.environment.sealer.open(sealed, f"{_PREVIEW}/{name}"))))
         except SealError:

@@ -35,10 +35,13 @@ def path(zone: Zone, name: str) -> str:
     return f"{zone.path}/instances/{name}"
 
 
-def awaited(scope: Scope, zone: Zone | None) -> dict[str, Row]:
-    """Instance path -> row of those under insert. To be asked before CloudStack is, so that none falls in between."""
+def awaited(scope: Scope, where: str) -> dict[str, Row]:
+    """Instance path -> row of those under insert. where: path of a zone or an instance, "" for all.
+
+    To be asked before CloudStack is where both are shown, so that none falls in between.
+    """
     found: dict[str, Row] = {}
-    for target, operation, row in engine.awaited(scope, zone.path if zone else None):
+    for target, operation, row in engine.awaited(scope, where):
         if "/instances/" in target:
             found.setdefault(target, {**row, "id": operation, AWAITED: operation})
     return found
@@ -78,7 +81,7 @@ def look(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]] |
 
 
 def _find_awaited(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]] | None:
-    for row in awaited(scope, zone).values():
+    for row in awaited(scope, zone.path if naming.is_number(name) else path(zone, name)).values():
         if name in (row["name"], str(number(row["id"]))):
             return row["name"], row, []
     return None

@@ -49,7 +49,7 @@ def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
 
 def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
     """All machines and all their volumes, side by side; and what is under insert, as long as CloudStack lacks it."""
-    coming = awaited(scope, zone)
+    coming = awaited(scope, zone.path if zone else "")
     where = {"zoneid": zone.id} if zone else {}
     answers, volumes = scope.client.read_all_many(
         [("listVirtualMachines", {"details": DETAILS, **where}), ("listVolumes", where)]
