@@ -201,7 +201,8 @@ class Settings(BaseSettings):
         default="rfc1035", description="`rfc1035` makes GCE names of CloudStack's; `verbatim` shows them as they are."
     )
     names_file: Path | None = Field(
-        default=None, description="TOML file that maps names: zones, regions, disk types, families, image projects."
+        default=None,
+        description="TOML file that maps names: zones, regions, machine types, disk types, families, image projects.",
     )
     access_token_seconds: int = Field(default=3600, description="Life of an access token.")
     login_without_pkce: bool = Field(

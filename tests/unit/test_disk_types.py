@@ -17,7 +17,20 @@ PROJECT = "https://www.googleapis.com/compute/v1/projects/demo"
 
 
 def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> str:
-    found: str = disk_types.resolve(scope, places.resolve_zone(scope, zone), text, "resource.type")["name"]
+    """Name of the offering."""
+    row = disk_types.resolve(scope, places.resolve_zone(scope, zone), text, "resource.type").row
+    return str(row["name"]) if row else ""
+
+
+def for_boot_disk(scope: Scope, text: str) -> tuple[str, str]:
+    found = disk_types.for_boot_disk(scope, places.resolve_zone(scope, "ch-gv2"), text, "f")
+    return found.name, found.row["name"] if found.row else ""
+
+
+def got(scope: Scope, name: str) -> pb.DiskType:
+    found: pb.DiskType = ask(
+        scope, "DiskTypes.Get", pb.GetDiskTypeRequest(project="demo", zone="ch-gv2", diskType=name)
+    )
     return found
 
 
@@ -84,12 +97,12 @@ def test_resolve(scope: Scope, text: str, name: str) -> None:
 
 
 def test_resolve_by_ids(scope: Scope) -> None:
-    row = disk_types.resolve(scope, places.resolve_zone(scope, "ch-gv2"), "pd-ssd", "f")
-    number = ask(scope, "DiskTypes.Get", pb.GetDiskTypeRequest(project="demo", zone="ch-gv2", diskType="pd-ssd")).id
-    assert resolved(scope, row["id"]) == resolved(scope, str(number)) == "SSD"
+    row = disk_types.resolve(scope, places.resolve_zone(scope, "ch-gv2"), "pd-ssd", "f").row
+    assert row
+    assert resolved(scope, row["id"]) == resolved(scope, str(got(scope, "pd-ssd").id)) == "SSD"
 
 
-@pytest.mark.parametrize("text", ["pd-balanced", "zones/ch-gv2/diskTypes/pd-balanced", "nope"])
+@pytest.mark.parametrize("text", ["pd-extreme", "zones/ch-gv2/diskTypes/hyperdisk-balanced", "nope"])
 def test_unknown(scope: Scope, text: str) -> None:
     with pytest.raises(ApiError) as error:
         resolved(scope, text)
@@ -108,9 +121,33 @@ def test_references_to_something_else(scope: Scope, text: str) -> None:
 def test_cloud_without_ssd(scope: Scope, simulated: Cloud) -> None:
     only(simulated, ("Gold", 0), ("Fast SSD", 50))
     assert names(scope) == ["fast-ssd", "pd-standard"]
-    with pytest.raises(ApiError) as error:
-        resolved(scope, "pd-ssd")
-    assert error.value.code == 404
+    for name in ("pd-ssd", "pd-balanced", "pd-standard"):
+        assert resolved(scope, name) == "Gold"
+        assert got(scope, name).name == name
+
+
+def test_the_usual_names_are_there(scope: Scope, simulated: Cloud) -> None:
+    assert resolved(scope, "zones/ch-gv2/diskTypes/pd-balanced") in ("SSD", "Standard")
+    shown = got(scope, "pd-balanced")
+    assert (shown.name, shown.validDiskSize) == ("pd-balanced", "1GB-1024GB")
+    assert shown.selfLink == f"{PROJECT}/zones/ch-gv2/diskTypes/pd-balanced"
+    assert names(scope) == ["pd-ssd", "pd-standard", "small"]
+    assert simulated.calls == {"listDiskOfferings": 1, "listZones": 1}
+
+
+def test_a_boot_disk_needs_no_offering(scope: Scope, simulated: Cloud) -> None:
+    assert for_boot_disk(scope, "pd-standard") == ("pd-standard", "")
+    assert for_boot_disk(scope, "pd-balanced") == ("pd-balanced", "")
+    assert for_boot_disk(scope, "pd-ssd") == ("pd-ssd", "SSD")
+    assert for_boot_disk(scope, "Small") == ("small", "Small")
+    only(simulated, ("Fixed", 5))
+    scope.forget(disk_types.kind(scope))
+    for name in ("pd-standard", "pd-balanced", "pd-ssd"):
+        assert for_boot_disk(scope, name) == (name, "")
+        assert (got(scope, name).name, got(scope, name).description) == (name, "Of boot disks")
+    assert names(scope) == ["fixed"]
+    with pytest.raises(ApiError):
+        for_boot_disk(scope, "pd-extreme")
 
 
 def test_the_first_of_several(scope: Scope, simulated: Cloud) -> None:
@@ -124,11 +161,13 @@ def test_names_of_the_operator(scope: Scope) -> None:
     scope.names.disk_types.update({"Standard": "pd-ssd", "Small": "pd-balanced"})
     assert resolved(scope, "pd-ssd") == "Standard"
     assert resolved(scope, "pd-balanced") == "Small"
+    assert for_boot_disk(scope, "pd-balanced") == ("pd-balanced", "Small")
     assert names(scope) == ["pd-balanced", "pd-ssd", "ssd"]
 
 
 def test_name_of(scope: Scope) -> None:
-    row = disk_types.resolve(scope, places.resolve_zone(scope, "ch-gv2"), "pd-ssd", "f")
+    row = disk_types.resolve(scope, places.resolve_zone(scope, "ch-gv2"), "pd-ssd", "f").row
+    assert row
     assert disk_types.name_of(scope, row["id"]) == "pd-ssd"
     assert disk_types.name_of(scope, None) == "pd-standard"
 

@@ -31,7 +31,7 @@ def template(simulated: Cloud, name: str, age: float = 0.0, *, zone: str = "", *
 
 
 def row_of(scope: Scope, text: str, zone: str = "ch-gv2") -> Any:
-    return images.resolve(scope, text, places.resolve_zone(scope, zone), "f")
+    return images.resolve(scope, text, places.resolve_zone(scope, zone), "f").row
 
 
 def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> str:
@@ -67,7 +67,7 @@ def test_mapping(scope: Scope) -> None:
     assert found.description == "CentOS 5.6 (64-bit) no GUI (Simulator)"
     assert found.selfLink == f"{PROJECT}/global/images/centos"
     assert found.creationTimestamp == "2026-11-22T15:02:40.000-08:00"
-    assert (found.sourceType, found.architecture, found.family) == ("RAW", "X86_64", "")
+    assert (found.sourceType, found.architecture, found.family) == ("RAW", "X86_64", "centos-5")
     assert not found.licenses and not found.HasField("deprecated")
 
 
@@ -214,8 +214,57 @@ def test_families_of_the_operator(scope: Scope) -> None:
     assert resolved(scope, "global/images/family/stable") == DEBIAN
     assert resolved(scope, "projects/debian-cloud/global/images/family/enterprise") == CENTOS
     assert refused(scope, "global/images/family/broken").code == 404
-    assert {image.family for image in listed(scope)} == {"stable", "enterprise", ""}
-    assert got(scope, "linux-debian-12-64-bit").family == "stable"
+    families = {image.name: image.family for image in listed(scope)}
+    assert families["linux-debian-12-64-bit"] == got(scope, "linux-debian-12-64-bit").family == "stable"
+    assert families["linux-centos-6-4-64-bit"] == "enterprise"
+    assert families["windows-server-2012"] == "windows-2012"
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        (DEBIAN, "debian-12"),
+        ("Debian GNU/Linux 12 (bookworm)", "debian-12"),
+        ("debian12", "debian-12"),
+        (UBUNTU, "ubuntu-1204-lts"),
+        ("Ubuntu 22.04.3 LTS", "ubuntu-2204-lts"),
+        ("Ubuntu 23.10", "ubuntu-2310"),
+        (CENTOS, "centos-6"),
+        ("CentOS Stream 9", "centos-stream-9"),
+        ("Rocky Linux 9", "rocky-linux-9"),
+        ("Windows Server 2012 R2", "windows-2012-r2"),
+        ("openSUSE Leap 15.6", "opensuse-leap"),
+        ("Alpine 3", ""),
+        ("Red Hat Enterprise Linux 9", ""),
+    ],
+)
+def test_a_family_is_the_same_everywhere(scope: Scope, simulated: Cloud, name: str, family: str) -> None:
+    for row in simulated.app.world.all(Template):
+        row.ready = False
+        row.rendered = None
+    made = template(simulated, name)
+    image = next(image for image in listed(scope) if image.id == number(made.id))
+    assert image.family == got(scope, image.name).family == family
+    if family:
+        assert [one.id for one in listed(scope, expression=f"family={family}") if one.status == "READY"] == [image.id]
+        assert [one.id for one in listed(scope, expression=f"family eq {family}") if one.status == "READY"] == [
+            image.id
+        ]
+        found = ask(scope, "Images.GetFromFamily", pb.GetFromFamilyImageRequest(project="demo", family=family))
+        assert (found.id, found.family) == (image.id, family)
+
+
+def test_what_is_shown_with_a_family_goes_before_what_has_its_words(scope: Scope, simulated: Cloud) -> None:
+    template(simulated, "Windows Server 2012 R2", 1000)
+    assert resolved(scope, "global/images/family/windows-2012") == "Windows Server 2012"
+    assert resolved(scope, "global/images/family/windows-2012-r2") == "Windows Server 2012 R2"
+
+
+def test_what_a_stranger_shares_has_no_family(scope: Scope, simulated: Cloud) -> None:
+    strange(simulated, "Debian 12 of mallory")
+    assert next(image for image in listed(scope) if "mallory" in image.name).family == ""
+    scope.names.families["debian-12"] = CENTOS
+    assert got(scope, DEBIAN).family == ""
 
 
 def test_newest_in_the_zone(scope: Scope, simulated: Cloud) -> None:
@@ -379,13 +428,61 @@ def test_get_from_family(scope: Scope) -> None:
 
 def test_public_project(scope_for: OpenScope) -> None:
     scope = public(scope_for, "debian-cloud")
-    assert listed(scope, "debian-cloud") == []
     found = got(scope, "linux-debian-12-64-bit", "debian-cloud")
+    assert listed(scope, "debian-cloud") == [found]
+    assert listed(scope, "debian-cloud", "family = debian-12") == [found]
+    assert [image.name for image in listed(public(scope_for, "centos-cloud"), "centos-cloud", "name = *6-4*")]
     assert found.selfLink.endswith("/projects/debian-cloud/global/images/linux-debian-12-64-bit")
     with pytest.raises(ApiError) as error:
         got(scope, "windows-server-2012", "debian-cloud")
     path = "projects/debian-cloud/global/images/windows-server-2012"
     assert error.value.message == f"The resource '{path}' was not found"
+
+
+def test_public_projects_list_what_is_offered_and_no_more(
+    scope_for: OpenScope, simulated: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange(simulated, "Debian 12 of mallory")
+    template(simulated, "Debian 13 unfinished", ready=False)
+    scope = public(scope_for, "debian-cloud")
+    assert [image.name for image in listed(scope, "debian-cloud")] == ["linux-debian-12-64-bit"]
+    assert listed(public(scope_for, "cos-cloud"), "cos-cloud") == []
+    monkeypatch.setattr(images, "_MOST", 2)
+    assert len(listed(public(scope_for, "centos-cloud"), "centos-cloud")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("projects/debian-cloud/global/images/family/debian-12", "debian-cloud/global/images/linux-debian-12-64-bit"),
+        ("projects/debian-cloud/global/images/debian-12", "debian-cloud/global/images/linux-debian-12-64-bit"),
+        ("projects/debian-cloud/zones/-/imageFamilyViews/debian-12",
+         "debian-cloud/global/images/linux-debian-12-64-bit"),
+        ("https://compute.googleapis.com/compute/v1/projects/debian-cloud/global/images/Linux%20Debian%2012%2064-bit",
+         "debian-cloud/global/images/linux-debian-12-64-bit"),
+        ("projects/acme-images/global/images/family/stable", "acme-images/global/images/stable"),
+        ("projects/acme-images/global/images/linux-debian-12-64-bit",
+         "acme-images/global/images/linux-debian-12-64-bit"),
+        ("projects/centos-cloud/global/images/centos-6-v20140718", "centos-cloud/global/images/centos-6-v20140718"),
+        ("linux-debian-12-64-bit", ""),
+        ("global/images/family/debian-12", ""),
+        ("projects/demo/global/images/family/debian-12", ""),
+    ],
+)  # fmt: skip
+def test_an_image_of_a_public_project_is_shown_as_it_was_asked_for(
+    scope: Scope, scope_for: OpenScope, text: str, path: str
+) -> None:
+    """Terraform makes a machine anew whose image has another project, or a name without the family's in it."""
+    scope.names.families["stable"] = DEBIAN
+    scope.names.image_projects["acme-images"] = ["stable"]
+    found = images.resolve(scope, text, places.resolve_zone(scope, "ch-gv2"), "f")
+    assert found.path == (f"projects/{path}" if path else "")
+    link = images.link_of(scope, found.row["id"], found.row["name"], found.path)
+    assert link.endswith(found.path or "projects/demo/global/images/linux-debian-12-64-bit")
+    assert row_of(scope, link)["id"] == found.row["id"]
+    project, name = link.split("/")[-4], link.split("/")[-1]
+    where = scope if project == "demo" else public(scope_for, project)
+    assert got(where, name, project).id == number(found.row["id"])
 
 
 def test_public_project_of_the_operator(scope_for: OpenScope) -> None:

@@ -191,7 +191,12 @@ def test_a_boot_disk_that_stays(scope: Scope, operations: Finish, auto_delete: b
     assert names(scope) == []
     found = ask(scope, "Disks.Get", disks_pb2.GetDiskRequest(project="demo", zone="ch-zh-1", disk="web-1"))
     assert (found.status, list(found.users)) == ("READY", [])
-    done(scope, operations, insert(scope, wanted()))
+    error = refused(lambda: insert(scope, wanted()))
+    assert (error.code, error.message.split("'")[1]) == (409, "projects/demo/zones/ch-zh-1/disks/web-1")
+    initial = pb.AttachedDiskInitializeParams(sourceImage=IMAGE, diskName="web-2")
+    done(scope, operations, insert(scope, wanted(disks=[pb.AttachedDisk(boot=True, initializeParams=initial)])))
+    assert get(scope).disks[0].source == f"{ZONE_LINK}/disks/web-2"
+    assert disk_names(scope) == ["web-1", "web-2"]
 
 
 def test_a_boot_disk_with_a_name_of_its_own_stays_with_it(scope: Scope, operations: Finish) -> None:

@@ -585,7 +585,8 @@ def test_no_address_left(scope: Scope, operations: Finish, simulated: Cloud) -> 
 @pytest.mark.parametrize("command", ["createTags", "enableStaticNat", "createFirewallRule", "updateVirtualMachine"])
 def test_any_later_step_fails(scope: Scope, operations: Finish, simulated: Cloud, command: str) -> None:
     done(scope, operations, insert_firewall(scope, rule("ssh", "tcp:22", network="net-a")))
-    simulated.app.faults.append(Fault("status", command, status=531))
+    # Twice, as what fails beside another step is tried once more.
+    simulated.app.faults.append(Fault("status", command, status=531, count=2))
     row = operations(scope, insert(scope, wanted(deletionProtection=True)))
     assert (row["error"]["code"], row["error"]["status"]) == ("PERMISSION_DENIED", 403)
     assert left_behind(scope) == NOTHING
@@ -600,7 +601,7 @@ def test_a_fault_of_our_own_leaves_no_machine(
     def fail(run: Run, machine: str) -> None:
         raise KeyError("id")
 
-    monkeypatch.setattr(instances_insert, "_name_disk", fail)
+    monkeypatch.setattr(instances_insert, "_tag_disk", fail)
     row = operations(scope, insert(scope, wanted(), zone))
     assert (row["error"]["code"], row["error"]["status"]) == ("INTERNAL_ERROR", 500)
     assert left_behind(scope) == NOTHING

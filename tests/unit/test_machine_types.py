@@ -120,9 +120,10 @@ def test_resolve_by_ids(scope: Scope) -> None:
 
 
 def test_unknown(scope: Scope) -> None:
-    error = refused(scope, "projects/demo/zones/ch-gv2/machineTypes/n1-standard-1")
-    assert error.code == 404
-    assert error.message == "The resource 'projects/demo/zones/ch-gv2/machineTypes/n1-standard-1' was not found"
+    for name in ("n1-standard-3", "e2-standard-32", "e2-mega"):
+        error = refused(scope, f"projects/demo/zones/ch-gv2/machineTypes/{name}")
+        assert error.code == 404
+        assert error.message == f"The resource 'projects/demo/zones/ch-gv2/machineTypes/{name}' was not found"
 
 
 @pytest.mark.parametrize("text", ["zones/ch-zh-1/machineTypes/small", "zones/ch-gv2/disks/small", ""])
@@ -131,11 +132,91 @@ def test_references_to_something_else(scope: Scope, text: str) -> None:
     assert (error.code, error.location) == (400, "resource.machineType")
 
 
-@pytest.mark.parametrize("text", ["custom-2-4096", "/zones/ch-gv2/machineTypes/custom-2-4096", "e2-custom-2-4096"])
+@pytest.mark.parametrize(
+    "text",
+    ["custom-2-4096", "/zones/ch-gv2/machineTypes/custom-2-4096", "e2-custom-2-4096", "n2d-custom-2-4096-ext",
+     "zones/ch-gv2/machineTypes/e2-custom-2-4096", "custom-2-4096-ext"],
+)  # fmt: skip
 def test_custom(scope: Scope, text: str) -> None:
     found = resolved(scope, text)
-    assert (found.name, found.row["name"]) == ("custom-2-4096", "Custom")
-    assert found.details == {"cpuNumber": "2", "memory": "4096"}
+    assert found.name == found.kept == text.rpartition("/")[2]
+    assert (found.row["name"], found.details) == ("Custom", {"cpuNumber": "2", "memory": "4096"})
+
+
+def test_custom_where_no_size_is_free(scope: Scope, simulated: Cloud) -> None:
+    without_free_sizes(simulated)
+    found = resolved(scope, "e2-custom-2-4096")
+    assert (found.name, found.row["name"], found.details) == ("e2-custom-2-4096", "Medium", {})
+    assert refused(scope, "e2-custom-2-4097").code == 400
+
+
+def without_free_sizes(simulated: Cloud) -> None:
+    for row in simulated.app.world.all(ServiceOffering):
+        if row.customized:
+            simulated.app.world.purge(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "offering", "size"),
+    [
+        ("e2-medium", "Medium", None),
+        ("e2-small", "Small", None),
+        ("e2-micro", "Custom", (2, 1024)),
+        ("f1-micro", "Custom", (1, 614)),
+        ("g1-small", "Custom", (1, 1740)),
+        ("e2-standard-2", "Custom", (2, 8192)),
+        ("e2-standard-8", "Custom", (8, 32768)),
+        ("n1-standard-1", "Custom", (1, 3840)),
+        ("n1-standard-4", "Custom", (4, 15360)),
+        ("n1-highmem-2", "Custom", (2, 13312)),
+        ("n1-highcpu-4", "Custom", (4, 3686)),
+        ("n2-highcpu-8", "Custom", (8, 8192)),
+        ("n2d-standard-4", "Extra-large", None),
+        ("c2-standard-4", "Extra-large", None),
+        ("t2d-standard-1", "Custom", (1, 4096)),
+    ],
+)
+def test_names_of_google(scope: Scope, name: str, offering: str, size: tuple[int, int] | None) -> None:
+    found = resolved(scope, f"zones/ch-gv2/machineTypes/{name}")
+    assert (found.name, found.row["name"]) == (name, offering)
+    assert found.details == ({"cpuNumber": str(size[0]), "memory": str(size[1])} if size else {})
+    request = pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType=name)
+    shown = ask(scope, "MachineTypes.Get", request)
+    assert (shown.name, shown.guestCpus, shown.memoryMb) == (name, *machine_types.PREDEFINED[name])
+    assert shown.selfLink == f"{PROJECT}/zones/ch-gv2/machineTypes/{name}"
+    assert shown.isSharedCpu == (name in ("e2-micro", "e2-small", "e2-medium", "f1-micro", "g1-small"))
+    assert [item.name for item in listed(scope)] == FIXED
+
+
+def test_a_name_of_google_costs_no_question(scope: Scope, simulated: Cloud) -> None:
+    for name in ("e2-medium", "e2-standard-2", "e2-custom-2-4096"):
+        resolved(scope, name)
+    assert simulated.calls == {"listServiceOfferings": 1, "listZones": 1}
+
+
+def test_a_name_of_google_where_no_size_is_free(scope: Scope, simulated: Cloud) -> None:
+    without_free_sizes(simulated)
+    assert resolved(scope, "e2-medium").row["name"] == "Medium"
+    assert refused(scope, "n1-standard-1").code == 404
+
+
+def test_names_of_the_operator(scope: Scope) -> None:
+    scope.names.machine_types.update({"Tiny": "e2-micro", "Large": "n1-standard-2"})
+    found = resolved(scope, "e2-micro")
+    assert (found.name, found.row["name"], found.details, found.kept) == ("e2-micro", "Tiny", {}, "")
+    assert resolved(scope, "Tiny").name == "e2-micro"
+    assert {"e2-micro", "n1-standard-2"} < {item.name for item in listed(scope)}
+    machine = {"serviceofferingid": found.row["id"], "cpunumber": 1, "memory": 1024}
+    assert machine_types.name_of(scope, places.resolve_zone(scope, "ch-gv2"), machine) == "e2-micro"
+
+
+def test_a_kept_name_is_good_while_the_machine_has_its_size(scope: Scope) -> None:
+    zone, row = places.resolve_zone(scope, "ch-gv2"), resolved(scope, "e2-standard-2").row
+    machine = {"serviceofferingid": row["id"], "cpunumber": 2, "memory": 8192}
+    for name in ("e2-standard-2", "e2-custom-2-8192", "n2-custom-2-8192-ext"):
+        assert machine_types.name_of(scope, zone, machine, name) == name
+        assert machine_types.name_of(scope, zone, {**machine, "memory": 4096}, name) == "custom-2-4096"
+    assert machine_types.name_of(scope, zone, machine, "whatever") == "custom-2-8192"
 
 
 @pytest.mark.parametrize("text", ["custom-9-4096", "custom-2-256", "custom-0-1024", "custom-8-32769"])

@@ -52,6 +52,7 @@ class _Submission:
     maybe_submitted: bool
     entity: str | None = None
     submitted: bool = False
+    begun: Callable[[str], None] = lambda entity: None
 
 
 def run(
@@ -62,15 +63,17 @@ def run(
     *,
     maybe_submitted: bool,
     pause: Callable[[float], None] = time.sleep,
+    begun: Callable[[str], None] = lambda entity: None,
 ) -> dict[str, Any]:
     """Submit (unless already submitted), wait, and return `jobresult`, with `id` of a create command's new entity.
 
-    maybe_submitted: an earlier attempt may have got through. pause: waits so many seconds. Raises CloudStackError for a
+    maybe_submitted: an earlier attempt may have got through. pause: waits so many seconds. begun: is told the id of a
+    create command's new entity before the wait. Raises CloudStackError for a
     refused or failed job, with `entity` set to what a failed create command left behind, and Unfinished when there is
     reason to ask later.
     """
     with running(JOBS_RUNNING):
-        return _run(client, _Submission(job_id, command, parameters, maybe_submitted), pause)
+        return _run(client, _Submission(job_id, command, parameters, maybe_submitted, begun=begun), pause)
 
 
 def _run(client: Client, first: _Submission, pause: Callable[[float], None]) -> dict[str, Any]:
@@ -87,7 +90,9 @@ def _run(client: Client, first: _Submission, pause: Callable[[float], None]) -> 
             return _result(job, found.result)
         # The same id cannot be used again; the next is the same one after a crash.
         again = str(uuid.uuid5(uuid.UUID(first.id), str(number)))
-        job = _Submission(again, found.command, found.parameters, first.maybe_submitted, job.entity)
+        job = replace(
+            first, id=again, command=found.command, parameters=found.parameters, entity=job.entity, submitted=False
+        )
     raise without_result(first.command, job.entity)
 
 
@@ -114,6 +119,8 @@ def _follow(client: Client, job: _Submission, pause: Callable[[float], None]) ->
         try:
             if not job.submitted:
                 _submit(client, job)
+                if job.entity:
+                    job.begun(job.entity)
             answer = _question(client, job.id)
             # Nobody else may have taken it away, and it was there: that is an error like others.
             if answer is None:

@@ -3,6 +3,8 @@
 [zones]           # CloudStack zone name -> GCE zone name
 "CH-GV2" = "europe-west6-a"
 [regions]         # GCE zone name -> GCE region name, where it is not the zone's without its suffix
+[machine_types]   # CloudStack service offering name -> GCE machine type name
+"Medium" = "e2-medium"
 [disk_types]      # CloudStack disk offering name -> GCE disk type name
 "Gold" = "pd-ssd"
 [families]        # image family -> name of a featured template (or a regular expression), or the id of any template
@@ -30,6 +32,7 @@ PUBLIC_IMAGE_PROJECTS = (
 class NameMap:
     zones: dict[str, str] = field(default_factory=dict)
     regions: dict[str, str] = field(default_factory=dict)
+    machine_types: dict[str, str] = field(default_factory=dict)
     disk_types: dict[str, str] = field(default_factory=dict)
     families: dict[str, str] = field(default_factory=dict)
     image_projects: dict[str, list[str]] = field(default_factory=dict)

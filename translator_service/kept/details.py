@@ -34,12 +34,12 @@ def decode(text: str, default: Any) -> Any:
         return default
 
 
-def pack(key: str, value: Any) -> dict[str, str]:
-    """The details that hold a value; {} for an empty one."""
+def pack(key: str, value: Any, size: int = _CHUNK) -> dict[str, str]:
+    """The details that hold a value; {} for an empty one. size: characters that one of them holds."""
     if not value:
         return {}
     text = encode(value)
-    chunks = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
     return {key if index == 0 else f"{key}.{index}": chunk for index, chunk in enumerate(chunks)}
 
 

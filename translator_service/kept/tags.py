@@ -1,14 +1,19 @@
-"""GCE data in CloudStack's resource tags: names and labels of disks and addresses.
+"""GCE data in CloudStack's resource tags: names and labels of disks and addresses, and what else is kept of disks.
 
 Values are written as those of VM details are (see details.py), in chunks of at most 255 characters, the limit of a tag.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from translator_service.cloudstack.rows import Row
 from translator_service.kept import details
 
+_CHUNK = 255
+
 NAME = "gce-name"
+DISK = "gce-disk"
 LABELS = "gce-labels"
 EPHEMERAL = "gce-ephemeral"
 
@@ -21,6 +26,19 @@ def of(row: Row) -> dict[str, str]:
 def labels(row: Row) -> dict[str, str]:
     found = details.unpack(of(row), LABELS, {})
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def pack(key: str, value: Any) -> dict[str, str]:
+    """The tags that hold a value; {} for an empty one."""
+    return details.pack(key, value, _CHUNK)
+
+
+def parameters(tags: dict[str, str]) -> dict[str, str]:
+    """Tags as request parameters of createTags."""
+    found: dict[str, str] = {}
+    for index, (key, value) in enumerate(tags.items()):
+        found |= {f"tags[{index}].key": key, f"tags[{index}].value": value}
+    return found
 
 
 def question(key: str, value: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -186,8 +186,13 @@ class Run:
 
         return {key: _outcome(value) for key, value in self.step(step, work).items()}
 
-    def follow(self, key: str, command: str, /, **parameters: str) -> dict[str, Any]:
-        """An asynchronous command to its end, as a part of a step; key: unique within the operation."""
+    def follow(
+        self, key: str, command: str, begun: Callable[[str], None] = lambda entity: None, /, **parameters: str
+    ) -> dict[str, Any]:
+        """An asynchronous command to its end, as a part of a step; key: unique within the operation.
+
+        begun: is told the id of a create command's new entity before the wait.
+        """
         found = jobs.run(
             self.client(),
             self.job_id(key),
@@ -195,8 +200,30 @@ class Run:
             parameters,
             maybe_submitted=not self.first,
             pause=self.pause,
+            begun=begun,
         )
         return _without_secrets(found)
+
+    def follow_with(
+        self, key: str, command: str, beside: Callable[[str], None], /, **parameters: str
+    ) -> dict[str, Any]:
+        """The same for a create command, with other work meanwhile; `beside` in its result says whether that was done.
+
+        beside: is given the id of the new entity. It is work that may be done twice, and what becomes of it does not
+        become of the command.
+        """
+        futures: list[Future[None]] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
+            found = self.follow(
+                key,
+                command,
+                lambda entity: futures.append(pool.submit(copy_context().run, beside, entity)),
+                **parameters,
+            )
+        failures = [future.exception() for future in futures]
+        if any(failures):
+            log.warning("beside_failed", name=self.name, step=key, reason=str(failures[-1]))
+        return {**found, "beside": bool(failures) and failures[-1] is None}
 
     def progress(self, percent: int) -> None:
         self.scope.store.update_operation(self.name, progress=percent)

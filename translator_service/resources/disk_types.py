@@ -1,12 +1,15 @@
 """Disk types: CloudStack disk offerings.
 
-Clients ask for `pd-standard` and `pd-ssd` without being told to. Unless the operator maps names, the first offering of
-a free size with "ssd" in its name is `pd-ssd`, the first other one of a free size `pd-standard`; others keep their own.
+Clients ask for `pd-standard`, `pd-balanced` and `pd-ssd` without being told to. Unless the operator maps names, the
+first offering of a free size with "ssd" in its name is `pd-ssd`, the first other one of a free size `pd-standard`;
+others keep their own. One of the three that no offering has is the first offering of a free size, and for a boot disk,
+which needs no offering, it is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
@@ -22,7 +25,8 @@ from translator_service.places import Zone
 from translator_service.resources.machine_types import in_zone
 from translator_service.scope import Scope
 
-STANDARD, SSD = "pd-standard", "pd-ssd"
+STANDARD, BALANCED, SSD = "pd-standard", "pd-balanced", "pd-ssd"
+_USUAL = (STANDARD, BALANCED, SSD)
 
 
 # Of an offering with a free size: CloudStack's bounds when custom.diskoffering.size.min and .max were not changed, and
@@ -50,13 +54,33 @@ def _index(scope: Scope, rows: Iterable[Row]) -> Index:
     return scope.environment.index(rows, mapped=mapped)
 
 
-def resolve(scope: Scope, zone: Zone, text: str, field: str) -> Row:
-    """The disk offering that a request means. Raises 404."""
+@dataclass(frozen=True)
+class DiskType:
+    """A resolved disk type. row: its offering, None for what only a boot disk can be of."""
+
+    name: str
+    row: Row | None
+
+
+def resolve(scope: Scope, zone: Zone, text: str, field: str) -> DiskType:
+    """What a request means by a disk type. Raises 404."""
     name = places.name_in(scope, zone, text, field, "diskTypes")
-    row = _by_slug(scope, name) or scope.lookup(kind(scope), name)
+    index = scope.catalog(kind(scope)).index
+    row = index.find(name)
+    if name in _USUAL and (row is None or not in_zone(row, zone)):
+        free = (row for _, row in index if row.get("iscustomized") and in_zone(row, zone))
+        return DiskType(name, min(free, key=lambda row: str(row.get("created", "")), default=None))
+    row = row or _by_slug(scope, name) or scope.lookup(kind(scope), name)
     if row is None or not in_zone(row, zone):
         raise not_found(scope.links.path(zone.path, "diskTypes", name))
-    return row
+    return DiskType(scope.catalog(kind(scope)).index.name(row["id"]) or name, row)
+
+
+def for_boot_disk(scope: Scope, zone: Zone, text: str, field: str) -> DiskType:
+    """The same for a boot disk: without an offering where none has this name for its own. Raises 404."""
+    found = resolve(scope, zone, text, field)
+    own = found.row is not None and scope.catalog(kind(scope)).index.name(found.row["id"]) == found.name
+    return found if own and found.name != STANDARD else DiskType(found.name, None)
 
 
 def _by_slug(scope: Scope, name: str) -> Row | None:
@@ -70,12 +94,18 @@ def name_of(scope: Scope, offering_id: str | None) -> str:
     return (scope.catalog(kind(scope)).index.name(offering_id) if offering_id else None) or STANDARD
 
 
-def to_disk_type(scope: Scope, zone: Zone, name: str, row: Row) -> pb.DiskType:
-    """A row of listDiskOfferings."""
+def is_listed(scope: Scope, offering_id: str | None) -> bool:
+    """Whether it is an offering for disks; that of a machine has one behind it that no list shows."""
+    return bool(offering_id and scope.catalog(kind(scope)).index.name(offering_id))
+
+
+def to_disk_type(scope: Scope, zone: Zone, name: str, row: Row | None) -> pb.DiskType:
+    """A row of listDiskOfferings; None for what only a boot disk can be of."""
+    row = row or {"iscustomized": True, "displaytext": "Of boot disks"}
     size = int(row.get("disksize") or 0)
     return pb.DiskType(
         kind="compute#diskType",
-        id=number(row["id"]),
+        id=number(row.get("id") or f"diskType/{zone.id}/{name}"),
         creationTimestamp=from_cloudstack(row.get("created", "")),
         name=name,
         description=row.get("displaytext") or row["name"],
@@ -87,8 +117,8 @@ def to_disk_type(scope: Scope, zone: Zone, name: str, row: Row) -> pb.DiskType:
 
 
 def _find(scope: Scope, zone: Zone, name: str) -> Reading[Message]:
-    row = resolve(scope, zone, name, "diskType")
-    return Reading(lambda: to_disk_type(scope, zone, name_of(scope, row["id"]), row))
+    found = resolve(scope, zone, name, "diskType")
+    return Reading(lambda: to_disk_type(scope, zone, found.name, found.row))
 
 
 def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
@@ -107,6 +137,7 @@ gets(
     "DiskTypes",
     _find,
     calls=("listDiskOfferings",),
-    differences="`pd-standard` and `pd-ssd` are the first offerings of a free size, unless the operator maps them.",
+    differences="`pd-standard`, `pd-balanced` and `pd-ssd` are the first offerings of a free size, unless the operator"
+    " maps them; of boot disks they are always there.",
 )
 lists("DiskTypes", _read, calls=("listDiskOfferings",))

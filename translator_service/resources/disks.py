@@ -1,20 +1,26 @@
 """Disks: CloudStack volumes.
 
-CloudStack names boot disks `ROOT-7`, so a boot disk has its GCE name in a tag, or is named like its instance.
+CloudStack names boot disks `ROOT-7`, so a boot disk that was made here has its GCE name in a tag; another is named like
+its instance. What else its insert said of it that CloudStack has no field for (labels, description, how its image and
+its type were called) is in tags too: it stays with the disk when the instance goes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import disks_pb2 as pb
-from gstack.kernel.errors import not_found
+from gstack.compute.v1.common_pb2 import GuestOsFeature
+from gstack.compute.v1.instances_pb2 import AttachedDiskInitializeParams
+from gstack.kernel.errors import already_exists, not_found
 from translator_service import places
 from translator_service.cloudstack.catalog import Entry
-from translator_service.cloudstack.client import Answer
+from translator_service.cloudstack.client import Answer, Client
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.collection import Items, Reading, gets, lists
@@ -23,9 +29,11 @@ from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.lists import Later
 from translator_service.gce.naming import Index, number, slug
 from translator_service.gce.times import from_cloudstack
-from translator_service.kept import tags
+from translator_service.kept import details, fields, tags
+from translator_service.operations.run import Run
 from translator_service.places import Zone
 from translator_service.resources import disk_types, images
+from translator_service.resources.disk_types import DiskType
 from translator_service.scope import Scope
 
 GIB = 1 << 30
@@ -55,6 +63,14 @@ _DESTROYED_MACHINE = ("Destroyed", "Expunging")
 
 # What a list answers to the id of nothing, or of somebody else's (recordings, Surprises 33 and n 61).
 NO_SUCH_ROW = (431, 531)
+
+
+# Documents in the store: disks that operations are about to make, by zone and name.
+_CLAIMS = "disk-names"
+
+
+# What an insert may say of its boot disk that is only kept, besides labels.
+_KEPT = fields.names(AttachedDiskInitializeParams.DESCRIPTOR) & set(pb.Disk.DESCRIPTOR.fields_by_name) - {"labels"}
 
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -94,10 +110,42 @@ def names(rows: Iterable[Row]) -> Index:
     return Index(shown, "verbatim", label=name_of, mapped=first)
 
 
+def kept_of(row: Row) -> dict[str, Any]:
+    """What an insert has kept with its boot disk; {} for any other disk."""
+    found: dict[str, Any] = details.unpack(tags.of(row), tags.DISK, {})
+    return found
+
+
+def tags_for(
+    name: str,
+    params: AttachedDiskInitializeParams,
+    features: Sequence[GuestOsFeature],
+    disk_type: DiskType,
+    image: images.Asked,
+) -> dict[str, str]:
+    """The tags of a boot disk that is to be made. features: of its instance's side, besides those of the disk."""
+    about = {name: value for name, value in fields.kept(params).items() if name in _KEPT}
+    if features:
+        types = dict.fromkeys(one.type for one in [*params.guestOsFeatures, *features])
+        about["guestOsFeatures"] = [{"type": type} for type in types]
+    about |= {"type": disk_type.name, "offering": disk_type.row["id"] if disk_type.row else ""}
+    if image.path:
+        about |= {"image": image.path, "template": image.row["id"]}
+    return {tags.NAME: name, **tags.pack(tags.LABELS, dict(params.labels)), **tags.pack(tags.DISK, about)}
+
+
+def _type_of(scope: Scope, row: Row, kept: dict[str, Any]) -> str:
+    """As it was asked for, while the disk has the offering that this stood for."""
+    found = disk_types.name_of(scope, row.get("diskofferingid"))
+    offering = row.get("diskofferingid", "") if disk_types.is_listed(scope, row.get("diskofferingid")) else ""
+    return str(kept["type"]) if "type" in kept and kept.get("offering") == offering else found
+
+
 def to_disk(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Disk:
     """A row of listVolumes. name: the one that `names` gave it, when it was listed with the others of its zone."""
     name = name or name_of(row)
     scope.environment.ids.remember(row["id"])
+    kept = kept_of(row)
     disk = pb.Disk(
         kind="compute#disk",
         id=number(row["id"]),
@@ -106,15 +154,17 @@ def to_disk(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Disk:
         sizeGb=size_gb(row.get("size", 0)),
         zone=scope.links.of(zone.path),
         status=_STATUS.get(row.get("state", ""), "READY"),
-        type=scope.links.of(zone.path, "diskTypes", disk_types.name_of(scope, row.get("diskofferingid"))),
+        type=scope.links.of(zone.path, "diskTypes", _type_of(scope, row, kept)),
         selfLink=scope.links.of(zone.path, "disks", name),
         labels=tags.labels(row),
         physicalBlockSizeBytes=4096,
-        architecture="X86_64",
+        architecture=images.architecture_of(scope, row.get("templateid")),
     )
+    fields.put(disk, kept, _KEPT)
     disk.labelFingerprint = label_fingerprint(disk.labels)
     if row.get("templateid"):
-        disk.sourceImage = images.link_of(scope, row["templateid"], row.get("templatename", ""))
+        asked = str(kept.get("image", "")) if kept.get("template") == row["templateid"] else ""
+        disk.sourceImage = images.link_of(scope, row["templateid"], row.get("templatename", ""), asked)
         disk.sourceImageId = str(number(row["templateid"]))
     if row.get("vmname") and row.get("vmstate") not in _DESTROYED_MACHINE:
         disk.users.append(scope.links.of(zone.path, "instances", scope.machine_name(row["vmname"])))
@@ -186,6 +236,28 @@ def _by_name(scope: Scope, zone: Zone, name: str, prefix: str = "") -> tuple[str
     return (*found, answers) if found else None
 
 
+def of_machine(scope: Scope, zone: Zone, machine: Row, shown: str) -> tuple[list[Row], dict[str, str], list[Answer]]:
+    """(volumes of a machine made elsewhere, their names by uuid, the answers they came from).
+
+    shown: the machine's GCE name. Its boot disk has the same one, unless another disk has that for its own.
+    """
+    where, name = {"zoneid": zone.id}, slug(machine["name"])
+    answers = scope.client.read_many(
+        [
+            ("listVolumes", {"virtualmachineid": machine["id"]}),
+            ("listVolumes", {"name": name, **where}),
+            ("listVolumes", {**tags.question(tags.NAME, name), **where}),
+        ]
+    )
+    volumes = [row for row in answers[0].items if is_shown(row)]
+    found = {row["id"]: shown for shown, row in names(_rows(answers))}
+    for row in volumes:
+        if row.get("type") == "ROOT" and shown != name and name_of(row) == name and tags.NAME not in tags.of(row):
+            # Another machine has the name, and so has its disk.
+            found[row["id"]] = naming.with_suffix(name, row["id"])
+    return volumes, found, answers
+
+
 def _rows(answers: Iterable[Answer]) -> list[Row]:
     """All rows, each once."""
     return list({row["id"]: row for answer in answers for row in answer.items}.values())
@@ -202,6 +274,44 @@ def _pick(answers: Iterable[Answer], name: str, prefix: str) -> tuple[str, Row] 
         if not prefix and name in (row["name"], row.get("vmname") if is_named_as_machine else None):
             return shown, row
     return None
+
+
+# New ones
+
+
+def check_free(client: Client, scope: Scope, zone: Zone, name: str, instance: str) -> None:
+    """Raise 409 when a disk of the zone has this name. instance: the one that is to be made, of which there is none."""
+    where = {"zoneid": zone.id}
+    questions = [("listVolumes", {"name": name, **where}), ("listVolumes", {**tags.question(tags.NAME, name), **where})]
+    if name != instance:
+        # A boot disk made elsewhere has the name of its machine.
+        questions.append(("listVirtualMachines", {"name": name, "details": "min", **where}))
+    named, tagged, *machines = client.read_many(questions)
+    rows = _rows([named, tagged])
+    for machine in _rows(machines):
+        if slug(machine["name"]) == name and machine.get("state") not in _DESTROYED_MACHINE:
+            rows += client.read("listVolumes", virtualmachineid=machine["id"], type="ROOT").items
+    if any(is_shown(row) and name_of(row) == name for row in rows):
+        raise already_exists(scope.links.path(zone.path, "disks", name))
+
+
+@contextmanager
+def name_held(run: Run, zone: Zone, name: str, instance: str) -> Iterator[None]:
+    """Make a disk of this name, if nobody else has one, or makes one in another operation. Raises 409."""
+    store, owner, key, claim = run.scope.store, run.scope.project.key, f"{zone.id}/{name}", run.name.encode()
+    if not store.put_document(owner, _CLAIMS, key, claim, expected=None):
+        known = store.document(owner, _CLAIMS, key)
+        if known != claim:
+            holder = store.operation(owner, known.decode()) if known else None
+            if (holder and holder["status"] != "DONE") or not store.put_document(owner, _CLAIMS, key, claim, known):
+                raise already_exists(run.scope.links.path(zone.path, "disks", name))
+    try:
+        run.look("disk-name-free", lambda scope: check_free(scope.client, scope, zone, name, instance))
+        yield
+    except Exception:
+        store.delete_document(owner, _CLAIMS, key)
+        raise
+    store.delete_document(owner, _CLAIMS, key)
 
 
 # Methods
@@ -243,7 +353,8 @@ gets(
     "Disks",
     _find,
     calls=("listVolumes", "listVirtualMachines"),
-    differences="A boot disk that was not made here is named like its instance. Volumes that are deleted but not yet "
+    differences="Two calls; more for one that was not made here and has no name of its own. A boot disk that was not "
+    "made here is named like its instance. Volumes that are deleted but not yet "
     "expunged are not shown.",
 )
 lists("Disks", _read, calls=("listVolumes",))

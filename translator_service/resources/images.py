@@ -1,7 +1,8 @@
 """Images: CloudStack templates. Also the resolver of everything that clients write for an image.
 
-Public image projects (`debian-cloud`) hold nothing to list unless the operator maps them, but `get`, `getFromFamily`
-and references into them find a template: the operator's, or the newest whose name has the words of what is asked.
+In public image projects (`debian-cloud`) are the templates that the operator maps to them, or those that have the
+project's system in their names; `get`, `getFromFamily` and references find the newest that has the words of what is
+asked. What was asked for through such a project is kept with the disk, and shown in its links.
 
 Any account may call a template "Debian 12" and make it public. So only what the operator vouches for is found there:
 featured templates, which nobody but an operator can make, and those that the names file names by their ids. Families of
@@ -12,6 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote
 
 from google.protobuf.message import Message
 
@@ -39,6 +43,10 @@ _FAMILY = "imageFamilyViews"
 _FILTERS = ("executable", "sharedexecutable")
 
 
+# Images of a public project that is not mapped. Clients ask twenty such projects in a row.
+_MOST = 500
+
+
 # A mark of ours on rows of the caller's own; names of accounts are not unique.
 _OWN = "gstack-own"
 
@@ -49,6 +57,25 @@ _PROCESSORS = ("amd64", "x86")
 
 # Systems that templates name otherwise than the public project does.
 _SYSTEMS = {"rhel": ("rhel", "red-hat"), "suse": ("suse", "sles")}
+
+
+# Google's families by what is in a slug: a system, then a version, and what tells it from others of that version.
+_FAMILIES = tuple(
+    (system, re.compile(rf"(?<![a-z]){pattern}"))
+    for system, pattern in (
+        ("debian", r"debian(?:-gnu-linux)?-?(\d+)"),
+        ("ubuntu", r"ubuntu(?:-server)?-?(\d\d-?\d\d)(?!\d)(?:-\d+)?(?:-(lts))?"),
+        ("centos", r"centos(?:-linux)?-(stream)-?(\d+)"),
+        ("centos", r"centos(?:-linux)?-?(\d+)"),
+        ("rocky-linux", r"rocky-linux-?(\d+)"),
+        ("almalinux", r"almalinux-?(\d+)"),
+        ("rhel", r"rhel-?(\d+)"),
+        ("sles", r"sles-?(\d+)"),
+        ("opensuse-leap", r"opensuse-leap()"),
+        ("fedora", r"fedora(?:-linux|-server|-cloud)*-?(\d+)"),
+        ("windows", r"windows-(?:server-)?(\d{4})(?:-(r2))?"),
+    )
+)
 
 
 _DATED = re.compile(r"-v\d{8}$")
@@ -107,13 +134,28 @@ def in_zone(scope: Scope, row: Row, zone: Zone) -> bool:
     return any(item["id"] == row["id"] for answer in scope.client.read_many(calls) for item in answer.items)
 
 
-def link_of(scope: Scope, template_id: str, template_name: str) -> str:
-    """Link of the image that a volume or a machine was made from; it may be deleted by now."""
+def link_of(scope: Scope, template_id: str, template_name: str, asked: str = "") -> str:
+    """Link of the image that a volume or a machine was made from; it may be deleted by now. asked: see Asked.path."""
+    if asked:
+        return f"{scope.links.base}/{quote(asked, safe='/@:')}"
     name = scope.catalog(kind(scope)).index.name(template_id) or scope.environment.name(template_name)
     return scope.links.of("global", "images", name)
 
 
-def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Row:
+@dataclass(frozen=True)
+class Asked:
+    """A template, and how it was asked for.
+
+    path: `projects/debian-cloud/global/images/NAME` for one of a public project, else "". The name is the template's
+    there, unless it does not have in it what was asked for: clients take one that has the family's in it for one of the
+    family, and another for another image.
+    """
+
+    row: Row
+    path: str = ""
+
+
+def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Asked:
     """The template that a reference means, ready and usable in the zone. Raises 404, and 400 for one that is not."""
     reference = parse(text, field)
     if reference.collection not in ("", "images", _FAMILY):
@@ -124,7 +166,17 @@ def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Row:
     here = next((row for row in found if in_zone(scope, row, zone)), None)
     if here is None:
         raise invalid(field, f"'{text}'. The image is not available in zone '{zone.name}'.")
-    return here
+    return Asked(here, _asked_path(scope, reference, here))
+
+
+def _asked_path(scope: Scope, reference: Reference, row: Row) -> str:
+    if not reference.project or not scope.names.is_public(reference.project):
+        return ""
+    offered, asked = _templates(scope).offered, reference.name
+    name = offered.name(row["id"]) or asked
+    # Its own names and numbers mean the template; the rest are words of its name.
+    by_words = reference.collection == _FAMILY or offered.find(asked) is None
+    return f"projects/{reference.project}/global/images/{asked if by_words and asked not in name else name}"
 
 
 def _path(scope: Scope, reference: Reference) -> str:
@@ -159,23 +211,30 @@ def _find_public(scope: Scope, reference: Reference) -> list[Row]:
     # A miss asks CloudStack again.
     scope.lookup(kind(scope), name)
     row = _templates(scope).offered.find(name)
-    if families is not None:
-        return [row] if row and any(one["id"] == row["id"] for one in _offered(scope, project)) else []
     if row is not None:
-        return [row] if _is_of(row, project) else []
+        offered = (
+            _is_of(row, project) if families is None else row["id"] in {one["id"] for one in _offered(scope, project)}
+        )
+        return [row] if offered else []
     # A name of Google's (`centos-6-v20140718`) stands for its system here.
-    return _of_family(scope, _DATED.sub("", name), project)
+    family = _DATED.sub("", name)
+    if families is None:
+        return _of_family(scope, family, project)
+    return _of_family(scope, family, project, mapped=True) if family in families else []
 
 
 def _offered(scope: Scope, project: str) -> list[Row]:
-    """What the operator offers in a public project."""
-    families = scope.names.image_projects.get(project, [])
+    """What there is in a public project."""
+    families = scope.names.image_projects.get(project)
+    if families is None:
+        return [row for _, row in _templates(scope).offered if row.get("isready") and _is_of(row, project)][:_MOST]
     found = [row for family in families for row in _of_family(scope, family, project, mapped=True)]
     return list({row["id"]: row for row in found}.values())
 
 
 def _of_family(scope: Scope, family: str, project: str = "", *, mapped: bool = False) -> list[Row]:
-    """The ready templates of a family: as the operator maps it, else by its words. Newest first, then smallest.
+    """The ready templates of a family: as the operator maps it, else by its words. Those that are shown with it
+    first, then the newest, then the smallest.
 
     project: a public one; else the caller's own templates count too. mapped: the operator put the family into that
     project; else what is found by words must have the project's system in its name.
@@ -186,8 +245,7 @@ def _of_family(scope: Scope, family: str, project: str = "", *, mapped: bool = F
     if pattern is not None:
         found = [row for row in ready if _is_mapped(pattern, row)]
     else:
-        joined = re.sub(r"(?<=[0-9])-(?=[0-9])", "", family.lower())
-        words = [word for word in joined.split("-") if word and word not in _PROCESSORS]
+        words = _words(family)
         found = [
             row
             for row in ready
@@ -195,7 +253,14 @@ def _of_family(scope: Scope, family: str, project: str = "", *, mapped: bool = F
         ]
     found.sort(key=lambda row: int(row.get("size") or 0))
     found.sort(key=lambda row: str(row.get("created", "")), reverse=True)
+    # Windows 2012 R2 has the words of 2012 too, and a family of its own.
+    found.sort(key=lambda row: family_of(scope, row) != family)
     return found
+
+
+def _words(family: str) -> list[str]:
+    joined = re.sub(r"(?<=[0-9])-(?=[0-9])", "", family.lower())
+    return [word for word in joined.split("-") if word and word not in _PROCESSORS]
 
 
 def _is_trusted(row: Row) -> bool:
@@ -241,8 +306,25 @@ def _word(word: str) -> str:
     return rf"(?<![a-z]){re.escape(word)}(?![a-z])"
 
 
-def _family(scope: Scope, row: Row) -> str:
-    return next((family for family, pattern in scope.names.families.items() if _is_mapped(pattern, row)), "")
+def family_of(scope: Scope, row: Row) -> str:
+    """The family of a template: the operator's, or the one that Google has for the system in its name."""
+    for family, pattern in scope.names.families.items():
+        if _is_mapped(pattern, row):
+            return family
+    found = _family_of_name(row["name"])
+    return found if found and found not in scope.names.families and _is_trusted(row) else ""
+
+
+@lru_cache(4096)
+def _family_of_name(name: str) -> str:
+    """`debian-12` for `Linux Debian GNU/Linux 12 (bookworm)`, "" where that is not found again by its words."""
+    text = slug(name)
+    for system, pattern in _FAMILIES:
+        if match := pattern.search(text):
+            parts = [part for part in match.groups() if part]
+            family = "-".join([system, *(part.replace("-", "") if part[0].isdigit() else part for part in parts)])
+            return family if _has({"name": name}, _words(family)) else ""
+    return ""
 
 
 def status(row: Row) -> str:
@@ -250,6 +332,15 @@ def status(row: Row) -> str:
         return "READY"
     text = str(row.get("status", "")).lower()
     return "FAILED" if any(word in text for word in ("fail", "error", "not able", "unable")) else "PENDING"
+
+
+def architecture(row: Row) -> str:
+    return "ARM64" if row.get("arch") == "aarch64" else "X86_64"
+
+
+def architecture_of(scope: Scope, template_id: str | None) -> str:
+    """Of what is made from a template, which may be deleted by now."""
+    return architecture((scope.catalog(kind(scope)).index.find(template_id) if template_id else None) or {})
 
 
 def to_image(scope: Scope, name: str, row: Row) -> pb.Image:
@@ -265,10 +356,10 @@ def to_image(scope: Scope, name: str, row: Row) -> pb.Image:
         status=status(row),
         archiveSizeBytes=int(row.get("physicalsize") or row.get("size") or 0),
         diskSizeGb=max(-(-int(row.get("size") or 0) // _GIB), 1),
-        family=_family(scope, row),
+        family=family_of(scope, row),
         selfLink=scope.links.of("global", "images", name),
         labelFingerprint=fingerprint("labels"),
-        architecture="ARM64" if row.get("arch") == "aarch64" else "X86_64",
+        architecture=architecture(row),
     )
 
 
@@ -288,6 +379,7 @@ def _description(row: Row) -> str:
 def get_from_family(scope: Scope, request: pb.GetFromFamilyImageRequest) -> Message:
     row = _find(scope, Reference(request.family, _FAMILY, "global", scope.public_project))[0]
     image = _answer(scope, row, request.family)
+    # As get and list show it; one that is called otherwise only here has nothing to agree with.
     image.family = image.family or request.family
     return image
 
@@ -325,6 +417,7 @@ lists(
     "Images",
     _read,
     calls=("listTemplates",),
-    differences="Public image projects are empty unless the operator maps them.",
+    differences="In a public image project, what the operator maps to it, or featured templates with its system in "
+    "their names.",
     public_projects=True,
 )

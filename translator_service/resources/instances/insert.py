@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
 from translator_service import places
+from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client, all_rows
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
@@ -28,20 +29,24 @@ from translator_service.gce.labels import check_labels, check_tags
 from translator_service.gce.naming import number
 from translator_service.gce.times import cloudstack_time
 from translator_service.kept import details as kept
+from translator_service.kept import fields
 from translator_service.kept.ssh_keys import SshKey
 from translator_service.kept.tags import EPHEMERAL, NAME
+from translator_service.kept.tags import parameters as parameters_of
 from translator_service.networking import egress, networks, projection, subnetworks
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
-from translator_service.resources import disk_types, images, machine_types
+from translator_service.resources import disk_types, disks, images, machine_types
 from translator_service.resources.common_metadata import check_metadata
+from translator_service.resources.disk_types import DiskType
 from translator_service.resources.instances import find, metadata, view
 from translator_service.resources.instances.delete import clear_away, destroy
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
-_GIB = 1 << 30
+# Of a disk that is asked for without a type.
+_DEFAULT_TYPE = DiskType(disk_types.STANDARD, None)
 _DETAIL = "details[0]."
 
 
@@ -70,7 +75,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     size = machine_types.resolve(scope, zone, wanted.machineType, "resource.machineType")
     parameters = {"name": wanted.name, "displayname": wanted.name, "zoneid": zone.id}
     parameters |= {"serviceofferingid": size.row["id"], **kept.parameters(size.details)}
-    disk, disk_parameters = _boot_disk(scope, zone, wanted)
+    disk, disk_tags, disk_parameters = _boot_disk(scope, zone, wanted, size.row)
     nics, network_parameters = _networks(scope, zone, wanted)
     tags = check_tags(list(wanted.tags.items), "resource.tags.items")
     labels = check_labels(dict(wanted.labels), "resource.labels")
@@ -78,8 +83,9 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     if wanted.hostname and wanted.hostname.partition(".")[0] != wanted.name:
         raise unsupported("resource.hostname", "the host name is the name of the instance.")
     _check_free(scope, zone, wanted.name)
+    disks.check_free(scope.client, scope, zone, disk["name"], wanted.name)
 
-    config = view.settings_of(wanted) | nics[0]["config"]
+    config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
     data = metadata.user_data(scope, items)
     packed = metadata.keep_metadata(scope, items)
     details = {
@@ -100,6 +106,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         "tags": tags,
         "keys": metadata.registrable_keys(scope, items)[:5],
         "disk": disk["name"],
+        "disk_tags": disk_tags,
         "external": nics[0]["external"],
         "address": nics[0]["address"],
         "protect": wanted.deletionProtection,
@@ -116,7 +123,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         target=find.path(zone, wanted.name),
         handler="instances.insert",
         payload=payload,
-        preview=_preview(wanted, parameters, nics),
+        preview=_preview(wanted, parameters, nics, size.row),
     )
 
 
@@ -139,7 +146,7 @@ def _check_free(scope: Scope, zone: Zone, name: str) -> None:
         raise already_exists(scope.links.path(path))
 
 
-def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[str, Any]]) -> Row:
+def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[str, Any]], offering: Row) -> Row:
     """What CloudStack's row of the new machine will be like, as far as that is known."""
     details = {key[len(_DETAIL) :]: text for key, text in parameters.items() if key.startswith(_DETAIL)}
     found: Row = {
@@ -147,6 +154,9 @@ def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[st
         "zoneid": parameters["zoneid"],
         "created": cloudstack_time(time.time()),
         "serviceofferingid": parameters["serviceofferingid"],
+        "cpunumber": offering.get("cpunumber"),
+        "memory": offering.get("memory"),
+        "templateid": parameters["templateid"],
         "deleteprotection": wanted.deletionProtection,
         "details": details,
         "nic": [
@@ -157,14 +167,20 @@ def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[st
     return found | {key.lower(): int(details[key]) for key in ("cpuNumber", "memory") if key in details}
 
 
-def _boot_disk(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[dict[str, Any], dict[str, str]]:
-    """(what is kept of the disk, parameters of deployVirtualMachine)."""
+def _boot_disk(
+    scope: Scope, zone: Zone, wanted: pb.Instance, machine: Row
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """(what the instance keeps of the disk, the disk's tags, parameters of deployVirtualMachine).
+
+    machine: its service offering.
+    """
     field = "resource.disks[0]"
     if not wanted.disks and wanted.image:
         # API version v1beta16: the image stands in the instance itself, and the disk goes with it.
-        template = images.resolve(scope, wanted.image, zone, "resource.image")
-        scratch = pb.AttachedDisk(autoDelete=True)
-        return _kept_disk(wanted.name, template, 0, scratch), {"templateid": template["id"]}
+        asked = images.resolve(scope, wanted.image, zone, "resource.image")
+        return _kept_disk(
+            wanted.name, pb.AttachedDisk(autoDelete=True), asked, _DEFAULT_TYPE, "resource.image", machine
+        )
     boots = [disk for disk in wanted.disks if disk.boot] or list(wanted.disks[:1])
     if len(boots) != 1:
         raise invalid("resource.disks", "exactly one boot disk must be specified.")
@@ -178,49 +194,63 @@ def _boot_disk(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[dict[str,
             f"{field}.{'type' if disk.type == 'SCRATCH' else 'mode'}",
             "the boot disk must be PERSISTENT and READ_WRITE.",
         )
-    initial = disk.initializeParams
+    initial, field = disk.initializeParams, f"{field}.initializeParams"
     if initial.sourceSnapshot:
-        raise unsupported(f"{field}.initializeParams.sourceSnapshot", "it is not supported here.")
+        raise unsupported(f"{field}.sourceSnapshot", "it is not supported here.")
     if not initial.sourceImage:
-        raise required(f"{field}.initializeParams.sourceImage")
-    template = images.resolve(scope, initial.sourceImage, zone, f"{field}.initializeParams.sourceImage")
+        raise required(f"{field}.sourceImage")
+    asked = images.resolve(scope, initial.sourceImage, zone, f"{field}.sourceImage")
+    if initial.architecture and initial.architecture != images.architecture(asked.row):
+        raise invalid(f"{field}.architecture", f"'{initial.architecture}'. It is not the image's.")
     if initial.diskName:
-        naming.check_new_name(initial.diskName, f"{field}.initializeParams.diskName")
-    parameters = {"templateid": template["id"]}
-    least = -(-int(template.get("size", 0)) // _GIB)
+        naming.check_new_name(initial.diskName, f"{field}.diskName")
+    check_labels(dict(initial.labels), f"{field}.labels")
+    disk_type = _DEFAULT_TYPE
+    if initial.diskType:
+        disk_type = disk_types.for_boot_disk(scope, zone, initial.diskType, f"{field}.diskType")
+    return _kept_disk(wanted.name, disk, asked, disk_type, field, machine)
+
+
+def _kept_disk(
+    instance: str, disk: pb.AttachedDisk, asked: images.Asked, disk_type: DiskType, field: str, machine: Row
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    parameters = {"templateid": asked.row["id"]}
+    if disk_type.row is not None:
+        parameters["overridediskofferingid"] = disk_type.row["id"]
+    size = _boot_size(disk, asked.row, disk_type, f"{field}.diskSizeGb", machine, parameters)
+    name = disk.initializeParams.diskName or instance
+    kept = {
+        "name": name,
+        "autoDelete": disk.autoDelete if disk.HasField("autoDelete") else False,
+        "sizeGb": size,
+        "deviceName": "persistent-disk-0",
+        "interface": "SCSI",
+        **{key: value for key, value in fields.kept(disk).items() if key != "initializeParams"},
+    }
+    tags = disks.tags_for(name, disk.initializeParams, disk.guestOsFeatures, disk_type, asked)
+    return kept, tags, parameters
+
+
+def _boot_size(
+    disk: pb.AttachedDisk, template: Row, disk_type: DiskType, field: str, machine: Row, parameters: dict[str, str]
+) -> int:
+    """The size in GB that the disk will have, and the parameter that makes it so."""
+    initial = disk.initializeParams
+    least = disks.size_gb(int(template.get("size", 0)))
     size = (initial.diskSizeGb if initial.HasField("diskSizeGb") else 0) or disk.diskSizeGb
     if size and size < least:
-        raise invalid(
-            f"{field}.initializeParams.diskSizeGb",
-            f"'{size}'. Requested disk size cannot be smaller than the image size ({least} GB)",
-        )
-    if size and size != least:
-        parameters["rootdisksize"] = str(size)
-    if initial.diskType:
-        offering = disk_types.resolve(scope, zone, initial.diskType, f"{field}.initializeParams.diskType")
-        if disk_types.name_of(scope, offering["id"]) != disk_types.name_of(scope, None):
-            parameters["overridediskofferingid"] = offering["id"]
-            if offering.get("iscustomized"):
-                parameters["rootdisksize"] = str(size or least)
-            elif size and size != offering.get("disksize"):
-                raise invalid(
-                    f"{field}.initializeParams.diskSizeGb",
-                    f"'{size}'. The disk type has {offering.get('disksize')} GB.",
-                )
-            else:
-                parameters.pop("rootdisksize", None)
-    return _kept_disk(wanted.name, template, int(size or least), disk), parameters
-
-
-def _kept_disk(instance: str, template: Row, size: int, disk: pb.AttachedDisk) -> dict[str, Any]:
-    name = disk.initializeParams.diskName or instance
-    return {
-        "name": name,
-        "deviceName": disk.deviceName or "persistent-disk-0",
-        "autoDelete": disk.autoDelete if disk.HasField("autoDelete") else False,
-        "sizeGb": size or -(-int(template.get("size", 0)) // _GIB),
-        "interface": disk.interface or "SCSI",
-    }
+        raise invalid(field, f"'{size}'. Requested disk size cannot be smaller than the image size ({least} GB)")
+    # Some offerings have a size that no request changes.
+    fixed, what = int(machine.get("rootdisksize") or 0), "machine type"
+    if disk_type.row is not None:
+        fixed, what = 0 if disk_type.row.get("iscustomized") else int(disk_type.row.get("disksize") or 0), "disk type"
+    if fixed:
+        if size and size != fixed:
+            raise invalid(field, f"'{size}'. With this {what} the disk has {fixed} GB.")
+        return fixed
+    if disk_type.row is not None or (size and size != least):
+        parameters["rootdisksize"] = str(size or least)
+    return size or least
 
 
 def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -304,8 +334,13 @@ def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str)
 
 @handler("instances.insert")
 def do_insert(run: Run) -> None:
+    zone = places.resolve_zone(run.scope, run.payload["zone"])
+    with disks.name_held(run, zone, run.payload["disk"], run.payload["name"]):
+        _insert(run, zone)
+
+
+def _insert(run: Run, zone: Zone) -> None:
     payload = run.payload
-    zone = places.resolve_zone(run.scope, payload["zone"])
     parameters = dict(payload["parameters"])
     made: dict[str, str] = {}
     try:
@@ -319,10 +354,9 @@ def do_insert(run: Run) -> None:
         if names := [name for key in payload["keys"] if (name := _key_pair(run, key))]:
             parameters["keypairs"] = ",".join(names)
         run.progress(10)
-        host, closed = _deploy(run, zone, parameters, made)
+        closed = _deploy(run, zone, parameters, made)
         machine = made["machine"]
         run.set_target_id(number(machine), progress=60, preview=None)
-        _name_disk(run, machine, host)
         if payload["external"]:
             _attach_address(run, machine, made)
         if payload["external"] and not payload.get("early"):
@@ -377,14 +411,15 @@ def _key_pair(run: Run, public_key: str) -> str:
     return run.look(f"key/{name}", work)
 
 
-def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, str]) -> tuple[str, Any]:
-    """(host name of the new machine, which is made["machine"]; what is known of egress). By its side goes what can.
+def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, str]) -> Any:
+    """Make the machine, made["machine"], and by its side what can be. Returns what is known of egress.
 
     A host name is unique in its network, where others have machines too, and where one that was destroyed keeps its
     name until it is expunged: then it is made unique.
     """
     name, owner = parameters["name"], run.scope.project.key
-    branches = {"deploy": partial(run.follow, "deploy", "deployVirtualMachine", **parameters)}
+    tag = partial(_tag_disk, run)
+    branches = {"deploy": partial(run.follow_with, "deploy", "deployVirtualMachine", tag, **parameters)}
     if run.payload.get("early"):
         branches["address"] = partial(_take_address, run)
     if run.payload.get("closed"):
@@ -404,7 +439,8 @@ def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, st
             _find_leftover(run, parameters, refused, made)
         if failure:
             raise failure
-        return name, closed
+        _tag_disk_after(run, refused)
+        return closed
     if isinstance(address := found.get("address"), CloudStackError):
         raise address
     if run.look("name", lambda scope: find.look(scope, zone, name) is not None):
@@ -412,13 +448,17 @@ def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, st
     for attempt in range(_ATTEMPTS):
         host = naming.host_name(owner, name, attempt)
         own = {**parameters, "name": host, **kept.parameters(kept.pack(kept.NAME, name))}
+        again = partial(run.follow_with, f"deploy/{attempt}", "deployVirtualMachine", tag, **own)
         try:
-            made["machine"] = run.job(f"deploy/{attempt}", "deployVirtualMachine", **own)["id"]
-            return host, closed
+            machine = run.step(f"deploy/{attempt}", again)
         except CloudStackError as error:
             if not _is_taken(error):
                 _find_leftover(run, own, error, made)
                 raise
+            continue
+        made["machine"] = machine["id"]
+        _tag_disk_after(run, machine)
+        return closed
     raise _exists(run, name)
 
 
@@ -467,13 +507,20 @@ def _in_use(*ips: str) -> OperationError:
     return OperationError("IP_IN_USE_BY_ANOTHER_RESOURCE", f"IP {shown} is already being used by another resource.")
 
 
-def _name_disk(run: Run, machine: str, host: str) -> None:
-    """CloudStack names root volumes by itself; a name other than the machine's is kept in a tag."""
-    if run.payload["disk"] == host:
-        return
-    volume = run.read("volume", "listVolumes", virtualmachineid=machine, type="ROOT")[0]["id"]
-    tag = {"tags[0].key": NAME, "tags[0].value": run.payload["disk"]}
-    run.job("name-disk", "createTags", resourceids=volume, resourcetype="Volume", **tag)
+def _tag_disk_after(run: Run, made: Any) -> None:
+    """What could not be done while the machine was made."""
+    if not made["beside"]:
+        run.step("tag-disk", lambda: _tag_disk(run, made["id"]))
+
+
+def _tag_disk(run: Run, machine: str) -> None:
+    """CloudStack names root volumes by itself, and holds nothing else of what was said of them."""
+    client = run.client()
+    volume = client.read("listVolumes", virtualmachineid=machine, type="ROOT").items[0]["id"]
+    # Payloads from before there were such tags have none.
+    tags = parameters_of(run.payload.get("disk_tags") or {NAME: run.payload["disk"]})
+    values = {"resourceids": volume, "resourcetype": "Volume", **tags}
+    jobs.run(client, run.job_id(f"tag-disk/{machine}"), "createTags", values, maybe_submitted=True, pause=run.pause)
 
 
 def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:

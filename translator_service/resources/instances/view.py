@@ -6,10 +6,8 @@ settings that only GCE knows, and what the boot disk was made with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from google.protobuf.json_format import MessageToDict, ParseDict
 
 from gstack.compute.v1 import instances_pb2 as pb
 from translator_service.cloudstack.rows import Row
@@ -19,10 +17,11 @@ from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import Index, number
 from translator_service.gce.times import from_cloudstack
 from translator_service.kept import details as kept
+from translator_service.kept import fields
 from translator_service.networking import networks, subnetworks
 from translator_service.networking.projection import tags_of
 from translator_service.places import Zone
-from translator_service.resources import disks, machine_types
+from translator_service.resources import disks, images, machine_types
 from translator_service.resources.instances.metadata import metadata_of
 from translator_service.scope import Scope
 
@@ -45,6 +44,13 @@ _STATUS = {
 }
 # What an operation of ours that is not done says about its instance.
 _UNDER_WAY = {"insert": "STAGING", "delete": "STOPPING", "stop": "STOPPING", "start": "STAGING"}
+# What is kept of an instance's settings, of an interface's and of the boot disk's; the rest is kept in its own place.
+_SETTINGS = fields.names(pb.Instance.DESCRIPTOR) - {"labels", "tags", "metadata", "disks", "networkInterfaces"} | {
+    "hostname"
+}
+_NIC_SETTINGS = fields.names(pb.NetworkInterface.DESCRIPTOR) - {"accessConfigs"}
+_ACCESS_SETTINGS = fields.names(pb.AccessConfig.DESCRIPTOR)
+_DISK_SETTINGS = fields.names(pb.AttachedDisk.DESCRIPTOR) - {"initializeParams"}
 
 
 # Mapping
@@ -83,9 +89,18 @@ def name_of(scope: Scope, row: Row) -> str:
 
 
 def to_instance(
-    scope: Scope, zone: Zone, name: str, row: Row, volumes: Sequence[Row] | None, under_way: str | None
+    scope: Scope,
+    zone: Zone,
+    name: str,
+    row: Row,
+    volumes: Sequence[Row] | None,
+    under_way: str | None,
+    disk_name: Callable[[str], str | None] = lambda identity: None,
 ) -> pb.Instance:
-    """A row of listVirtualMachines. volumes: its rows of listVolumes, None when the details tell the boot disk."""
+    """A row of listVirtualMachines. volumes: its rows of listVolumes, None when the details tell the boot disk.
+
+    disk_name: the name of a volume by its uuid, where it is known among those of its zone (see disks.names).
+    """
     scope.environment.ids.remember(row["id"])
     found: dict[str, str] = row.get("details") or {}
     config = kept.unpack(found, kept.CONFIG, {})
@@ -94,11 +109,12 @@ def to_instance(
         id=number(row["id"]),
         creationTimestamp=from_cloudstack(row.get("created", "")),
         name=name,
-        description=config.get("description", ""),
-        machineType=scope.links.of(zone.path, "machineTypes", machine_types.name_of(scope, zone, row)),
+        machineType=scope.links.of(
+            zone.path, "machineTypes", machine_types.name_of(scope, zone, row, str(config.get("machineType", "")))
+        ),
         status=status(row, under_way),
         zone=scope.links.of(zone.path),
-        canIpForward=config.get("canIpForward", False),
+        canIpForward=False,
         selfLink=scope.links.of(zone.path, "instances", name),
         cpuPlatform="Unknown CPU Platform",
         labels=labels_of(row),
@@ -107,11 +123,7 @@ def to_instance(
     )
     if row.get("state") == "Error":
         instance.statusMessage = "The instance could not be created."
-    for key in ("serviceAccounts", "scheduling", "displayDevice", "shieldedInstanceConfig", "reservationAffinity"):
-        if key in config:
-            ParseDict({key: config[key]}, instance, ignore_unknown_fields=True)
-    for key in ("minCpuPlatform", "keyRevocationActionType", "hostname"):
-        setattr(instance, key, config.get(key, ""))
+    fields.put(instance, config, _SETTINGS)
     _default_scheduling(instance.scheduling)
     instance.tags.items.extend(tags_of(row))
     instance.tags.fingerprint = fingerprint("tags", *instance.tags.items)
@@ -119,7 +131,7 @@ def to_instance(
     instance.labelFingerprint = label_fingerprint(dict(instance.labels))
     for nic in row.get("nic", []):
         _add_interface(scope, zone, instance, row, nic, config)
-    _add_disks(scope, zone, instance, row, volumes)
+    _add_disks(scope, zone, instance, row, volumes, disk_name)
     if row.get("lastupdated") and row.get("state") == "Running":
         instance.lastStartTimestamp = from_cloudstack(row["lastupdated"])
     elif row.get("lastupdated") and row.get("state") == "Stopped":
@@ -159,44 +171,67 @@ def _add_interface(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, ni
         name=f"nic{nic.get('deviceid', len(instance.networkInterfaces))}",
         stackType="IPV4_ONLY",
     )
+    settings = _nic_settings(config, nic, len(instance.networkInterfaces) - 1)
+    fields.put(interface, settings, _NIC_SETTINGS)
     interface.fingerprint = fingerprint("nic", nic["id"], nic.get("ipaddress", ""), nic.get("publicip", ""))
     external = nic.get("publicip", "")
     if zone.security_groups and config.get("external", True):
         # The guest address is the external one here; there is no translation.
         external = nic.get("ipaddress", "")
     if external or (zone.security_groups and config.get("external", True)):
-        interface.accessConfigs.add(
+        access = interface.accessConfigs.add(
             kind="compute#accessConfig",
             type="ONE_TO_ONE_NAT",
             name=config.get("accessConfig", "external-nat"),
             natIP=external,
             networkTier="PREMIUM",
         )
+        if isinstance(asked := settings.get("accessConfigs"), list) and asked and isinstance(asked[0], dict):
+            fields.put(access, asked[0], _ACCESS_SETTINGS)
 
 
-def _add_disks(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, volumes: Sequence[Row] | None) -> None:
+def _nic_settings(config: dict[str, Any], nic: Row, position: int) -> dict[str, Any]:
+    """What is kept of an interface: those that were asked for are the devices in their order."""
+    found, device = config.get("nics"), str(nic.get("deviceid", position))
+    index = int(device) if device.isdecimal() else position
+    settings = found[index] if isinstance(found, list) and index < len(found) else None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _add_disks(
+    scope: Scope,
+    zone: Zone,
+    instance: pb.Instance,
+    row: Row,
+    volumes: Sequence[Row] | None,
+    disk_name: Callable[[str], str | None],
+) -> None:
     boot = disk_of(row)
     rows: list[Row] = sorted(
         volumes or [], key=lambda volume: (volume.get("type") != "ROOT", int(volume.get("deviceid", 0)))
     )
     if volumes is None:
-        rows = [{"type": "ROOT", "vmname": boot["name"], "size": int(boot["sizeGb"]) << 30, "name": boot["name"]}]
+        size = int(boot["sizeGb"]) << 30
+        rows = [{"type": "ROOT", "name": boot["name"], "size": size, "templateid": row.get("templateid")}]
     for position, volume in enumerate(rows):
         is_boot = volume.get("type") == "ROOT"
-        name = (boot.get("name") if is_boot else "") or disks.boot_name(volume) if is_boot else disks.name_of(volume)
-        instance.disks.add(
+        # What is kept of the boot disk is its name when there is no better word: the volume's own is what finds it.
+        name = boot["name"] if volumes is None else disk_name(volume["id"]) or disks.name_of(volume)
+        disk = instance.disks.add(
             kind="compute#attachedDisk",
             type="PERSISTENT",
             mode="READ_WRITE",
             source=scope.links.of(zone.path, "disks", name),
-            deviceName=(boot.get("deviceName") if is_boot else "") or name,
+            deviceName=name,
             index=position,
             boot=is_boot,
             autoDelete=boot.get("autoDelete", True) if is_boot else False,
-            interface=boot.get("interface", "SCSI") if is_boot else "SCSI",
+            interface="SCSI",
             diskSizeGb=disks.size_gb(int(volume.get("size", 0))),
-            architecture="X86_64",
+            architecture=images.architecture_of(scope, volume.get("templateid")),
         )
+        if is_boot:
+            fields.put(disk, boot, _DISK_SETTINGS)
 
 
 # Reading
@@ -204,13 +239,10 @@ def _add_disks(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, volume
 
 def settings_of(instance: pb.Instance) -> dict[str, Any]:
     """The settings of a new instance that only GCE knows, as kept in its details."""
-    config: dict[str, Any] = {}
-    for key in ("description", "hostname", "minCpuPlatform", "keyRevocationActionType", "canIpForward"):
-        if value := getattr(instance, key):
-            config[key] = value
-    for key in ("scheduling", "displayDevice", "shieldedInstanceConfig", "reservationAffinity"):
-        if instance.HasField(key):
-            config[key] = MessageToDict(getattr(instance, key))
-    if instance.serviceAccounts:
-        config["serviceAccounts"] = [MessageToDict(account) for account in instance.serviceAccounts]
+    found = fields.kept(instance)
+    config = {name: value for name, value in found.items() if name in _SETTINGS}
+    if instance.hostname:
+        config["hostname"] = instance.hostname
+    if "networkInterfaces" in found:
+        config["nics"] = found["networkInterfaces"]
     return config
