@@ -184,7 +184,6 @@ def test_refused(scope: Scope, wanted: pb.Firewall, field: str) -> None:
         (rule("web", denied=[pb.Firewall.Denied(IPProtocol="tcp")], direction="EGRESS"), "resource.denied"),
         (rule("web", "tcp", sourceServiceAccounts=["a@example.org"]), "resource.sourceServiceAccounts"),
         (rule("web", "tcp", targetServiceAccounts=["a@example.org"]), "resource.targetServiceAccounts"),
-        (rule("web", "tcp", logConfig=pb.FirewallLogConfig(enable=True)), "resource.logConfig.enable"),
         (rule("web", "tcp", "esp", network="net-a"), "resource.allowed[1].IPProtocol"),
         (rule("web", "47", network="net-a"), "resource.allowed[0].IPProtocol"),
         (rule("web", "sctp:22"), "resource.allowed[0].ports"),

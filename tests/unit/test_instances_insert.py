@@ -728,3 +728,11 @@ def test_details_stay_far_below_what_a_job_may_say(scope: Scope, monkeypatch: py
     assert sum(map(len, kept.values())) < 40_000
     assert max(map(len, kept.values())) <= 5120
     assert details.METADATA in {key.removeprefix("details[0].") for key in kept}
+
+
+def test_the_default_service_account_is_shown_by_its_address(scope: Scope, operations: Finish) -> None:
+    account = pb.ServiceAccount(email="default", scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    done(scope, operations, insert(scope, wanted(serviceAccounts=[account])))
+    (shown,) = get(scope).serviceAccounts
+    assert shown.email == f"{scope.project.number}-compute@developer.gserviceaccount.com"
+    assert shown.scopes == account.scopes

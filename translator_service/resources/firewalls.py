@@ -86,7 +86,7 @@ def normalised(scope: Scope, wanted: pb.Firewall) -> pb.Firewall:
     naming.check_new_name(wanted.name)
     rule = pb.Firewall()
     rule.CopyFrom(wanted)
-    for field in ("id", "creationTimestamp", "selfLink", "logConfig"):
+    for field in ("id", "creationTimestamp", "selfLink"):
         rule.ClearField(field)
     # Tells it from intents of before there were claims, which had none.
     rule.kind = "compute#firewall"
@@ -108,8 +108,6 @@ def normalised(scope: Scope, wanted: pb.Firewall) -> pb.Firewall:
     for field in ("sourceServiceAccounts", "targetServiceAccounts"):
         if getattr(wanted, field):
             raise unsupported(f"resource.{field}", "rules by service account are not supported.")
-    if wanted.logConfig.enable:
-        raise unsupported("resource.logConfig.enable", "logging of rules is not supported.")
     _check_direction(rule)
     for field in ("sourceRanges", "destinationRanges"):
         _check_ranges(getattr(rule, field), f"resource.{field}")

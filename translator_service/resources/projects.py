@@ -104,7 +104,7 @@ def _number(text: Any) -> float:
 @rpc(
     "Projects.Get",
     calls=("listAccounts", "listProjects"),
-    differences="Unlimited quotas are shown as 1000000. There is no default service account.",
+    differences="Unlimited quotas are shown as 1000000.",
 )
 def get(scope: Scope, request: pb.GetProjectRequest) -> Any:
     metadata, firewalls = common_metadata(scope), len(scope.store.list_firewalls(scope.project.key))

@@ -18,6 +18,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
+from gstack.kernel.accounts import default_service_account
 from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
 from translator_service import places
 from translator_service.cloudstack import jobs
@@ -85,6 +86,9 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     _check_free(scope, zone, wanted.name)
     disks.check_free(scope.client, scope, zone, disk["name"], wanted.name)
 
+    for account in wanted.serviceAccounts:
+        if account.email == "default":
+            account.email = default_service_account(scope.project.number)
     config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
     data = metadata.user_data(scope, items)
     packed = metadata.keep_metadata(scope, items)

@@ -1,0 +1,177 @@
+"""What Terraform's provider 7 sends for an instance, and whether its next plan is empty.
+
+It reads the instance and its boot disk, flattens them into its state and compares that with the configuration, by rules
+of its own for links, image families and numbers. What differs is a change, or a machine destroyed and made anew.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.clients.conftest import Stack
+from tests.clients.sequences import Session, check_schema
+
+AGENT = "Terraform/1.11.0 (+https://www.terraform.io) Terraform-Plugin-SDK/2.37.0 terraform-provider-google/7.46.0"
+# Links of images that are read back must be of this form (the provider's resource_compute_disk).
+_IMAGE = re.compile(r"https://www\.googleapis\.com/compute/v1/projects/([^/]+)/global/images/([-_a-zA-Z0-9]+)")
+# Of the provider: `debian-cloud/debian-12`.
+_SHORT = re.compile(r"([-a-z0-9.:]+)/([-_a-zA-Z0-9]+)")
+
+
+class Terraform(Session):
+    def __init__(self, stack: Stack):
+        super().__init__(stack, AGENT)
+
+    def resolve_image(self, text: str) -> str:
+        """`P/N` is first looked for as an image, then as a family; the link goes into the body."""
+        match = _SHORT.fullmatch(text)
+        assert match is not None
+        project, name = match.groups()
+        for path, link in ((f"images/{name}", "images"), (f"images/family/{name}", "images/family")):
+            reply = self.send("GET", f"{self.base}/compute/v1/projects/{project}/global/{path}?alt=json")
+            if reply.status_code == 200:
+                return f"projects/{project}/global/{link}/{name}"
+            assert reply.status_code == 404, reply.text
+        raise AssertionError(text)
+
+    def apply(self, config: dict[str, Any]) -> None:
+        body = self.body(config)
+        operation = self.ask("POST", f"/zones/{config['zone']}/instances?alt=json", body)
+        while operation["status"] != "DONE":
+            operation = self.ask("GET", f"/zones/{config['zone']}/operations/{operation['name']}?alt=json")
+        assert "error" not in operation, operation
+
+    def body(self, config: dict[str, Any]) -> dict[str, Any]:
+        zone, boot = config["zone"], config["boot_disk"]
+        initial: dict[str, Any] = {"sourceImage": self.resolve_image(boot["image"])}
+        if "type" in boot:
+            initial["diskType"] = f"projects/demo/zones/{zone}/diskTypes/{boot['type']}"
+        if "size" in boot:
+            initial["diskSizeGb"] = str(boot["size"])
+        initial |= {"labels": boot["labels"]} if "labels" in boot else {}
+        return {
+            "canIpForward": False,
+            "deletionProtection": False,
+            "disks": [{"autoDelete": True, "boot": True, "initializeParams": initial, "mode": "READ_WRITE"}],
+            "labels": config.get("labels", {}),
+            "machineType": f"projects/demo/zones/{zone}/machineTypes/{config['machine_type']}",
+            "metadata": {},
+            "name": config["name"],
+            "networkInterfaces": [
+                {
+                    "network": f"projects/demo/global/networks/{config['network']}",
+                    "accessConfigs": [
+                        {"type": "ONE_TO_ONE_NAT", **({"networkTier": tier} if (tier := access.get("tier")) else {})}
+                        for access in config.get("access", [])
+                    ],
+                }
+            ],
+            "params": {},
+            "scheduling": config.get("scheduling", {"automaticRestart": True}),
+            "tags": {"items": config["tags"]} if "tags" in config else {},
+        }
+
+    def plan(self, config: dict[str, Any]) -> list[str]:
+        """What a second plan would change."""
+        instance = self.ask("GET", f"/zones/{config['zone']}/instances/{config['name']}?alt=json")
+        check_schema(instance, "Instance")
+        boot = next(disk for disk in instance["disks"] if disk["boot"])
+        disk = self.ask("GET", boot["source"].partition("/projects/demo")[2] + "?alt=json")
+        check_schema(disk, "Disk")
+        wanted = config["boot_disk"]
+        state: dict[str, tuple[Any, Any]] = {
+            "machine_type": (_last(instance["machineType"]), config["machine_type"]),
+            "boot_disk.auto_delete": (boot["autoDelete"], True),
+            "boot_disk.mode": (boot["mode"], "READ_WRITE"),
+            "boot_disk.labels": (disk.get("labels", {}), wanted.get("labels", {})),
+            "labels": (instance.get("labels", {}), config.get("labels", {})),
+            "tags": (sorted(instance["tags"].get("items", [])), sorted(config.get("tags", []))),
+            "metadata": (instance["metadata"].get("items", []), []),
+            "hostname": (instance.get("hostname", ""), ""),
+            "can_ip_forward": (instance.get("canIpForward", False), False),
+            "deletion_protection": (instance.get("deletionProtection", False), False),
+            "key_revocation_action_type": (instance.get("keyRevocationActionType", ""), ""),
+            "network": (_last(instance["networkInterfaces"][0]["network"]), config["network"]),
+            "nic_type": (instance["networkInterfaces"][0].get("nicType", ""), ""),
+            "queue_count": (instance["networkInterfaces"][0].get("queueCount", 0), 0),
+            "access_config": (
+                [one["networkTier"] for one in instance["networkInterfaces"][0].get("accessConfigs", [])],
+                [one.get("tier", "PREMIUM") for one in config.get("access", [])],
+            ),
+            "zone": (_last(instance["zone"]), config["zone"]),
+        }
+        if "type" in wanted:
+            state["boot_disk.type"] = (_last(disk["type"]), wanted["type"])
+        if "size" in wanted:
+            state["boot_disk.size"] = (int(disk["sizeGb"]), wanted["size"])
+        for key, value in config.get("scheduling", {}).items():
+            if value not in ([None], [], {}, None):
+                state[f"scheduling.{key}"] = (instance["scheduling"].get(key), value)
+        found = [f"{name}: {there} -> {asked}" for name, (there, asked) in state.items() if there != asked]
+        return found + _image_difference(disk["sourceImage"], wanted["image"])
+
+
+def _last(link: str) -> str:
+    return link.rpartition("/")[2]
+
+
+def _image_difference(link: str, asked: str) -> list[str]:
+    """An image is the one that was asked for when it is of that project and has the family's name in its own."""
+    match, short = _IMAGE.fullmatch(link), _SHORT.fullmatch(asked)
+    if match and short and match[1] == short[1] and short[2] in match[2]:
+        return []
+    return [f"boot_disk.image: {link} -> {asked}"]
+
+
+@pytest.fixture
+def terraform(stack: Stack) -> Terraform:
+    return Terraform(stack)
+
+
+PLAIN = {
+    "name": "tf-plain",
+    "zone": "ch-gv2",
+    "machine_type": "micro",
+    "boot_disk": {"image": "debian-cloud/debian-12"},
+    "network": "default",
+    "access": [{}],
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "tf-plain"},
+        {
+            "name": "tf-full",
+            "machine_type": "e2-custom-2-4096",
+            "boot_disk": {
+                "image": "debian-cloud/debian-12",
+                "type": "pd-balanced",
+                "size": 20,
+                "labels": {"team": "web", "goog-terraform-provisioned": "true"},
+            },
+            "labels": {"goog-terraform-provisioned": "true"},
+            "tags": ["web", "db"],
+            "access": [{"tier": "STANDARD"}],
+            "scheduling": {
+                "automaticRestart": False,
+                "onHostMaintenance": "TERMINATE",
+                "preemptible": True,
+                "provisioningModel": "SPOT",
+                "instanceTerminationAction": "STOP",
+                "nodeAffinities": [None],
+            },
+        },
+        {"name": "tf-e2", "machine_type": "e2-micro", "boot_disk": {"image": "debian-cloud/debian-12", "size": 10}},
+        {"name": "tf-isolated", "zone": "ch-zh-1", "network": "net-a", "access": []},
+    ],
+    ids=lambda changes: changes["name"],
+)
+def test_the_second_plan_of_an_instance_is_empty(terraform: Terraform, changes: dict[str, Any]) -> None:
+    config = {**PLAIN, **changes}
+    terraform.apply(config)
+    assert terraform.plan(config) == []
