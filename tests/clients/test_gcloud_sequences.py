@@ -81,7 +81,13 @@ def test_images_list_is_one_batch(gcloud: Gcloud, newline: str) -> None:
     parts = [("GET", f"/compute/v1/projects/{project}/{query}", None) for project in ("demo", *PUBLIC_PROJECTS)]
     answers = gcloud.batch(parts, newline=newline)
     assert [status for status, _ in answers] == [200] * 15
-    assert [len(answer.get("items", [])) for _, answer in answers] == [13] + [0] * 14
+    names = {
+        project: [item["name"] for item in answer.get("items", [])]
+        for project, (_, answer) in zip(("demo", *PUBLIC_PROJECTS), answers, strict=True)
+    }
+    assert len(names["demo"]) == 13
+    assert names["debian-cloud"] == ["linux-debian-12-64-bit"]
+    assert names["rhel-cloud"] == []
     for _, answer in answers:
         check_schema(answer, "ImageList")
 

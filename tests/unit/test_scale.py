@@ -54,5 +54,5 @@ def test_one_of_ten_thousand_is_one_question(simulated: Cloud, scope: Scope) -> 
     METHODS["Instances.Get"].function(scope, request)
     simulated.app.calls.clear()
     METHODS["Instances.Get"].function(scope, request)
-    # A machine made elsewhere: its disks are a second question, whatever the number of machines.
-    assert simulated.calls == {"listVirtualMachines": 1, "listVolumes": 1}
+    # A machine made elsewhere: its disks, and others of its disk's name, whatever the number of machines.
+    assert simulated.calls == {"listVirtualMachines": 1, "listVolumes": 3}
