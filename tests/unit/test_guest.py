@@ -159,6 +159,15 @@ def test_a_home_that_leads_elsewhere_is_left_alone(machine: Machine) -> None:
     assert not list(machine.file("elsewhere").iterdir())
 
 
+def test_a_file_that_leads_elsewhere_is_not_copied(machine: Machine) -> None:
+    """A user would get what only root may read."""
+    machine.file("secret").write_text("root's own\n")
+    machine.file("home/debian/.ssh/authorized_keys").symlink_to(machine.file("secret"))
+    machine.boot({"ssh-keys": f"debian:{RSA}"})
+    assert machine.file("home/debian/.ssh/authorized_keys").is_symlink()
+    assert machine.file("secret").read_text() == "root's own\n"
+
+
 BOOT = "var/lib/cloud/scripts/per-boot"
 
 

@@ -76,7 +76,8 @@ make_user() {
 write_keys() {
     home=$ROOT$(getent passwd "$1" | cut -d : -f 6)
     file=$home/.ssh/authorized_keys
-    [ -d "$home" ] && [ ! -L "$home/.ssh" ] || return
+    # Root reads and writes here: what leads elsewhere is left alone.
+    [ -d "$home" ] && [ ! -L "$home/.ssh" ] && [ ! -L "$file" ] || return
     { awk -v mark="$mark" '$0 == mark {getline; next} {print}' "$file" 2>/dev/null; own_keys "$1"; } > "$state/new"
     cmp -s "$state/new" "$file" && return
     [ -s "$state/new" ] || [ -e "$file" ] || return
