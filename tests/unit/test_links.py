@@ -103,6 +103,7 @@ def test_links_are_absolute_and_escaped() -> None:
     assert LINKS.of() == root
     assert LINKS.of("zones", "z", "instances", "i") == f"{root}/zones/z/instances/i"
     assert LINKS.of("global", "images", "My Image") == f"{root}/global/images/My%20Image"
+    assert LINKS.of("global", "images", "CentOS 6.4 (64-bit)+x") == f"{root}/global/images/CentOS%206.4%20(64-bit)+x"
     assert Links("http://h:1/compute/v1", "ian@example.org").root == "http://h:1/compute/v1/projects/ian@example.org"
     assert LINKS.path("zones", "z", "instances", "i") == "projects/demo/zones/z/instances/i"
 

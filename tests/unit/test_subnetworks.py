@@ -78,6 +78,18 @@ def test_several_of_a_network_in_one_region(scope: Scope) -> None:
     assert len(to_network(scope, "default", networks.members(scope, "default")).subnetworks) == 2
 
 
+@pytest.mark.parametrize("zone", ["ch-gv2", "ch-zh-1"])
+def test_a_network_in_several_zones_of_a_region_has_a_subnetwork_of_its_name(scope: Scope, zone: str) -> None:
+    """Clients make it of the network's; an instance gets the part in its zone."""
+    scope.names.regions.update({"ch-gv2": "here", "ch-zh-1": "here"})
+    network(scope, "default")
+    found = ask(scope, "Subnetworks.Get", pb.GetSubnetworkRequest(project="demo", region="here", subnetwork="default"))
+    assert found.name.startswith("default-")
+    place = places.resolve_zone(scope, zone)
+    row = subnetworks.for_instance(scope, place, "", "regions/here/subnetworks/default")
+    assert row["zoneid"] == place.id
+
+
 def test_names_never_collide(scope: Scope) -> None:
     network(scope, "default")
     second = network(scope, "Default")
@@ -100,12 +112,13 @@ def test_name_of_what_cannot_be_seen(scope: Scope) -> None:
 )
 def test_resolve_refused(scope: Scope, text: str, code: int) -> None:
     with pytest.raises(ApiError) as error:
-        subnetworks.resolve(scope, text, "ch-zh", "resource.subnetwork")
+        subnetworks.resolve(scope, text, places.resolve_zone(scope, "ch-zh-1"), "resource.subnetwork")
     assert error.value.code == code
 
 
 def test_resolve_in_a_region_by_cloudstacks_own_name(scope: Scope) -> None:
-    assert subnetworks.resolve(scope, "regions/CH-ZH/subnetworks/net-a", "ch-zh", "f").name == "net-a"
+    zone = places.resolve_zone(scope, "ch-zh-1")
+    assert subnetworks.resolve(scope, "regions/CH-ZH/subnetworks/net-a", zone, "f").name == "net-a"
     with pytest.raises(ApiError) as error:
-        subnetworks.resolve(scope, "regions/CH/subnetworks/net-a", "ch-zh", "f")
+        subnetworks.resolve(scope, "regions/CH/subnetworks/net-a", zone, "f")
     assert error.value.code == 400

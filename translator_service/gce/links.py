@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 from gstack.kernel.errors import invalid
 
 _SCOPES = ("zones", "regions")
+# What a path may hold as it is (RFC 3986, 3.3): gcutil prints the ends of links as names.
+_PLAIN = "@:!$&'()*+,;="
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Links:
 
     @property
     def root(self) -> str:
-        return f"{self.base}/projects/{quote(self.project, safe='@:')}"
+        return f"{self.base}/projects/{quote(self.project, safe=_PLAIN)}"
 
     def of(self, *path: str) -> str:
         """`of("zones", "z", "instances", "i")`; without arguments the project itself."""
-        return "/".join((self.root, *(quote(part, safe="/@:") for part in path)))
+        return "/".join((self.root, *(quote(part, safe="/" + _PLAIN) for part in path)))
 
     def path(self, *path: str) -> str:
         """The same without scheme, host and version, as error messages name resources."""

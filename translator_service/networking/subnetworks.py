@@ -79,34 +79,41 @@ def name_of(scope: Scope, network_id: str) -> str:
     return found.name if found else ""
 
 
-def resolve(scope: Scope, text: str, region: str, place: str) -> Subnetwork:
-    """The subnetwork of this region that a request refers to. place: the field. Raises 400 and 404."""
+def resolve(scope: Scope, text: str, zone: Zone, place: str) -> Subnetwork:
+    """The subnetwork of this zone's region that a request refers to. place: the field. Raises 400 and 404."""
     reference = parse(text, place)
     if reference.collection not in ("", "subnetworks") or (reference.scope and not reference.region):
         raise invalid(place, f"'{text}'. The URL does not name a subnetwork.")
     if not scope.owns(reference):
         raise not_found(f"projects/{reference.project}/{reference.scope}/subnetworks/{reference.name}")
-    if reference.region and places.resolve_region(scope, reference.region) != region:
-        raise invalid(place, f"'{text}'. The subnetwork must be in region '{region}'.")
-    return find(scope, region, reference.name)
+    if reference.region and places.resolve_region(scope, reference.region) != zone.region:
+        raise invalid(place, f"'{text}'. The subnetwork must be in region '{zone.region}'.")
+    return find(scope, zone.region, reference.name, zone)
 
 
-def find(scope: Scope, region: str, name: str) -> Subnetwork:
-    """By the shown name, CloudStack's name, uuid or number. Raises 404."""
-    found = _known(scope, region, name)
+def find(scope: Scope, region: str, name: str, zone: Zone | None = None) -> Subnetwork:
+    """By the shown name, CloudStack's name, uuid or number, or by the name of its network. Raises 404.
+
+    zone: whose part of a network with several in the region is meant; without one it is the oldest.
+    """
+    found = _known(scope, region, name, zone)
     if found is None:
         # A miss may be due to an old list; this reads it anew unless it is young.
         scope.lookup(networks.kind(scope), name)
-        found = _known(scope, region, name)
+        found = _known(scope, region, name, zone)
     if found is None:
         raise not_found(scope.links.path("regions", region, "subnetworks", name))
     return found
 
 
-def _known(scope: Scope, region: str, name: str) -> Subnetwork | None:
+def _known(scope: Scope, region: str, name: str, zone: Zone | None) -> Subnetwork | None:
     is_lent = networks.index(scope).is_lent
     here = [found for found in table(scope).values() if found.region == region]
-    meant = [found for found in here if found.name == name] + [found for found in here if _is_alias(found.row, name)]
+    # GCE has one of a network in a region, and clients make its name of the network's.
+    parts = [found for found in here if found.network == name]
+    parts.sort(key=lambda found: zone is None or found.zone.id != zone.id)
+    meant = [found for found in here if found.name == name] + parts
+    meant += [found for found in here if _is_alias(found.row, name)]
     return min(meant, key=lambda found: is_lent(found.row), default=None)
 
 
@@ -155,7 +162,7 @@ def has_addresses(row: Row) -> bool:
 
 def _by_subnetwork(scope: Scope, zone: Zone, network_text: str, subnetwork_text: str, field: str) -> Row:
     place = f"{field}.subnetwork"
-    found = resolve(scope, subnetwork_text, zone.region, place)
+    found = resolve(scope, subnetwork_text, zone, place)
     if network_text and networks.resolve(scope, network_text, f"{field}.network") != found.network:
         raise invalid(
             place, f"'{subnetwork_text}'. The subnetwork must be in the network of the interface, '{network_text}'."
