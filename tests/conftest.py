@@ -86,7 +86,8 @@ class Cloud:
         requests.delete(self.url.replace("/client/api", "/simulator/faults"), timeout=LONG)
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        # It does not wait for what hangs.
+        self._server.should_exit = self._server.force_exit = True
         self._thread.join(LONG)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tests.clients.conftest import free_ports
 from tests.packages import install
+from tests.waits import LONG, until
 
 
 def _binaries() -> Path:
@@ -31,6 +33,7 @@ class Server:
 
     def __init__(self, folder: Path):
         self.binaries = _binaries()
+        self._folder = folder
         self.port = free_ports(1)[0]
         self.url = f"postgresql+psycopg://gstack@127.0.0.1:{self.port}/"
         self._prefix = []
@@ -54,8 +57,16 @@ class Server:
         self._run(*self._control, "start")
 
     def stop(self) -> None:
-        """As if it crashed."""
+        """As if it crashed. Returns when nobody listens any more."""
         self._run(*self._control, "-m", "immediate", "stop", check=False)
+        until(lambda: not self._listens(), told=lambda: (self._folder / "log").read_text()[-4000:])
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), LONG).close()
+            return True
+        except OSError:
+            return False
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> None:
         command = [*self._prefix, str(self.binaries / program), *arguments]

@@ -20,8 +20,10 @@ import requests
 
 from gstack.kernel.rpc import healthy
 from gstack.kernel.sealing import create_key
+from tests.waits import LONG, until
 
 API_KEY, SECRET_KEY, PROJECT = "demo-api-key", "demo-secret-key", "demo"
+_ESTABLISHED = "01"
 
 
 def free_ports(count: int) -> list[int]:
@@ -30,6 +32,26 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def connected(pid: int) -> set[int]:
+    """Ports that a process and its children are connected to."""
+    found: set[int] = set()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for one in (str(pid), *children):
+        sockets = {str(file.readlink()) for file in Path(f"/proc/{one}/fd").iterdir() if file.is_symlink()}
+        for family in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{one}/net/{family}").read_text().splitlines()[1:]:
+                (
+                    _,
+                    _,
+                    remote,
+                    state,
+                    *_,
+                ) = fields = line.split()
+                if state == _ESTABLISHED and f"socket:[{fields[9]}]" in sockets:
+                    found.add(int(remote.rpartition(":")[2], 16))
+    return found
 
 
 @dataclass
@@ -68,30 +90,27 @@ class Stack:
 
     def stop(self, name: str) -> None:
         self.processes[name].terminate()
-        self.processes[name].wait(30)
+        self.processes[name].wait(LONG)
 
-    def wait_ready(self, seconds: float = 60.0) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+    def wait_ready(self) -> None:
+        def ready() -> bool:
             for name, process in self.processes.items():
                 assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as reply:
-                    if reply.status == 200:
-                        return
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=LONG) as reply:
+                    return bool(reply.status == 200)
             except OSError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError("not ready:\n" + "\n".join(self.log(name) for name in self.processes))
+                return False
 
-    def wait_for_translators(self, *addresses: str) -> None:
+        until(ready, pause=0.1, told=lambda: "\n".join(self.log(name) for name in self.processes))
+
+    def wait_for_replicas(self, *addresses: str) -> None:
         """Until each of them serves and the gateway has found it: `readyz` is content with one."""
-        until = time.monotonic() + 60
-        while not all(healthy(address) for address in addresses):
-            assert time.monotonic() < until, addresses
-            time.sleep(0.1)
-        # The longest pause of a channel before it tries again to connect is a second.
-        time.sleep(1.5)
+        ports = {int(address.rpartition(":")[2]) for address in addresses}
+        until(lambda: all(healthy(address) for address in addresses), pause=0.1, told=lambda: addresses)
+        # Its channels connect when they are first used.
+        self.call("GET", "/zones")
+        until(lambda: ports <= connected(self.processes["gateway"].pid), pause=0.1, told=lambda: addresses)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
@@ -112,17 +131,17 @@ class Stack:
 
     def finish(self, operation: dict[str, Any]) -> dict[str, Any]:
         """Wait for an operation by polling, as clients do."""
-        until = time.monotonic() + 60
+        end = time.monotonic() + LONG
         path = operation["selfLink"].partition(f"/projects/{PROJECT}")[2]
         while operation["status"] != "DONE":
-            assert time.monotonic() < until, operation
+            assert time.monotonic() < end, operation
             operation = self.call("POST", path + "/wait").json()
         return operation
 
     def simulate(self, method: str, what: str, body: Any = None) -> Any:
         """The simulator's control API: calls, faults, settings."""
         url = f"http://127.0.0.1:{self.simulator_port}/simulator/{what}"
-        return requests.request(method, url, data=json.dumps(body) if body is not None else None, timeout=10).json()
+        return requests.request(method, url, data=json.dumps(body) if body is not None else None, timeout=LONG).json()
 
 
 def make_stack(folder: Path) -> Stack:

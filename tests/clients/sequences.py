@@ -7,7 +7,6 @@ import binascii
 import json
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
@@ -18,6 +17,7 @@ import requests
 
 from simulator.signature import sign
 from tests.clients.conftest import API_KEY, PROJECT, SECRET_KEY, Stack
+from tests.waits import until
 
 DEBIAN = "global/images/linux-debian-12-64-bit"
 # Zone, network: one with security groups, one with isolated networks.
@@ -34,15 +34,6 @@ def machine(name: str, zone: str = "ch-gv2", network: str = "default", **more: A
         "disks": [{"boot": True, "autoDelete": True, "initializeParams": {"sourceImage": DEBIAN}}],
         "networkInterfaces": [{"network": f"global/networks/{network}", "accessConfigs": [{"name": "nat"}]}],
     } | more
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value of a condition."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.03)
-    return found
 
 
 def cloud(

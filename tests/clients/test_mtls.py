@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from gstack.kernel import rpc
 from gstack.kernel.tls import Tls
 from tests.clients.conftest import Stack, make_stack
 from tests.clients.sequences import machine
+from tests.waits import LONG, until
 
 SERVICES = ("auth", "translator", "gateway")
 
@@ -60,7 +60,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Ite
 
 def status_of(call: Any, request: Any) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as raised:
-        call(request, timeout=5)
+        call(request, timeout=LONG)
     return raised.value.code()
 
 
@@ -117,11 +117,12 @@ def test_renewed_certificates_are_taken_without_a_restart(secured: Stack, certif
         (certificates / service / "tls.crt").unlink()
     assert issue_all(certificates) == ["gateway", "translator", "auth"]
     new = x509.load_pem_x509_certificate((certificates / "translator" / "tls.crt").read_bytes()).serial_number
-    until = time.monotonic() + 30
-    while "certificate_renewed" not in secured.log("gateway") or served(secured, certificates) != new:
-        assert time.monotonic() < until
+
+    def taken() -> bool:
         assert secured.call("GET", "/zones", token=token).status_code == 200
-        time.sleep(0.2)
+        return "certificate_renewed" in secured.log("gateway") and served(secured, certificates) == new
+
+    until(taken, pause=0.2)
     assert secured.call("GET", "/zones", token=secured.token()).status_code == 200
 
 
@@ -132,7 +133,7 @@ def served(stack: Stack, certificates: Path) -> int:
     context.set_alpn_protocols(["h2"])
     host, _, port = stack.environment["GSTACK_TRANSLATOR_LISTEN"].rpartition(":")
     with (
-        socket.create_connection((host, int(port)), 5) as raw,
+        socket.create_connection((host, int(port)), LONG) as raw,
         context.wrap_socket(raw, server_hostname="translator.gstack.internal") as wire,
     ):
         found = wire.getpeercert(binary_form=True)
@@ -146,5 +147,5 @@ def test_liveness_is_asked_apart_from_readiness(secured: Stack, certificates: Pa
     with grpc.secure_channel(secured.environment["GSTACK_AUTH_LISTEN"], credentials, options) as channel:
         asking: Any = health_pb2_grpc.HealthStub(channel).Check
         for name in ("", rpc.LIVENESS):
-            found = asking(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            found = asking(health_pb2.HealthCheckRequest(service=name), timeout=LONG)
             assert found.status == health_pb2.HealthCheckResponse.SERVING

@@ -21,6 +21,7 @@ from gateway.oauth import ENDPOINTS
 from tests.auth import assertion
 from tests.clients.conftest import API_KEY, PROJECT, SECRET_KEY, Stack, free_ports, run_stack
 from tests.clients.people import Person
+from tests.waits import LONG, until
 
 SDK = "32555940559.apps.googleusercontent.com"
 OOB = "urn:ietf:wg:oauth:2.0:oob"
@@ -280,15 +281,16 @@ def open_gateway(stack: Stack) -> Iterator[str]:
     """Another gateway of the same stack, which listens on all addresses and was not told its name."""
     port = free_ports(1)[0]
     stack.start("gateway-open", GSTACK_GATEWAY_LISTEN=f"0.0.0.0:{port}")
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            return requests.get(f"{url}/readyz", timeout=LONG).status_code == 200
+        except requests.RequestException:
+            return False
+
     try:
-        while True:
-            try:
-                if requests.get(f"{url}/readyz", timeout=5).status_code == 200:
-                    break
-            except requests.RequestException:
-                assert time.monotonic() < until, stack.log("gateway-open")
-            time.sleep(0.1)
+        until(ready, told=lambda: stack.log("gateway-open"))
         yield url
     finally:
         stack.kill("gateway-open")
@@ -452,9 +454,9 @@ def test_b5_without_its_key_auth_refuses_to_start(own_stack: Stack) -> None:
     stack.stop("auth")
     (stack.folder / "master.key").rename(stack.folder / "elsewhere")
     stack.start("auth")
-    assert stack.processes["auth"].wait(20) != 0
+    assert stack.processes["auth"].wait(LONG) != 0
     assert "gstack keys init" in stack.log("auth")
-    assert requests.get(f"{stack.url}/readyz", timeout=10).status_code == 503
+    assert requests.get(f"{stack.url}/readyz", timeout=LONG).status_code == 503
 
 
 def test_b5_with_a_wrong_key_auth_refuses_to_start_until_the_lost_one_is_forgotten(own_stack: Stack) -> None:
@@ -464,7 +466,7 @@ def test_b5_with_a_wrong_key_auth_refuses_to_start_until_the_lost_one_is_forgott
     (stack.folder / "master.key").unlink()
     assert stack.run("keys", "init").returncode == 0
     stack.start("auth")
-    assert stack.processes["auth"].wait(20) != 0
+    assert stack.processes["auth"].wait(LONG) != 0
     assert "gstack keys forget" in stack.log("auth")
     assert "deleted" in stack.run("keys", "forget", "--yes").stdout
     stack.start("auth")

@@ -38,7 +38,7 @@ def replicas(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     stack.start("gateway")
     try:
         stack.wait_ready()
-        stack.wait_for_translators(first, second, other)
+        stack.wait_for_replicas(first, second, other)
         yield stack
     finally:
         for process in reversed(stack.processes.values()):

@@ -100,7 +100,7 @@ def two_translators(tmp_path: Path) -> Iterator[Stack]:
     stack.start("gateway", GSTACK_TRANSLATOR_TARGET=both)
     try:
         stack.wait_ready()
-        stack.wait_for_translators(stack.environment["GSTACK_TRANSLATOR_LISTEN"], second)
+        stack.wait_for_replicas(stack.environment["GSTACK_TRANSLATOR_LISTEN"], second)
         stack.simulate("PATCH", "settings", SLOW)
         yield stack
     finally:
@@ -132,7 +132,7 @@ def test_the_second_translator_takes_over(two_translators: Stack) -> None:
         assert client.ask("GET", f"/zones/{zone}/instances/{name}")["status"] == "RUNNING"
     # The first comes back, and the second goes: everything is still known.
     stack.start("translator")
-    stack.wait_for_translators(stack.environment["GSTACK_TRANSLATOR_LISTEN"])
+    stack.wait_for_replicas(stack.environment["GSTACK_TRANSLATOR_LISTEN"])
     stack.kill("translator-2")
     until(lambda: client.send("GET", INSTANCES).status_code == 200)
     assert client.ask("GET", f"/zones/ch-gv2/operations/{replies[0].json()['name']}")["status"] == "DONE"
@@ -152,7 +152,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[Stack, dict[str, dict[str, str]]]
         stack.start(name, **settings.get(name, {}))
     try:
         stack.wait_ready()
-        stack.wait_for_translators(*(next(iter(one.values())) for one in settings.values()))
+        stack.wait_for_replicas(*(next(iter(one.values())) for one in settings.values()))
         yield stack, settings
     finally:
         for process in stack.processes.values():
@@ -180,7 +180,7 @@ def test_c5_a_rolling_restart_fails_no_request(replicas: tuple[Stack, dict[str, 
         for name, own in settings.items():
             stack.stop(name)
             stack.start(name, **own)
-            stack.wait_for_translators(next(iter(own.values())))
+            stack.wait_for_replicas(next(iter(own.values())))
         stop.set()
         for one in running:
             one.result(60)

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gstack.cli.certs import Authority
 from tests.clients.conftest import Stack, free_ports, make_stack
+from tests.waits import LONG, until
 
 API = "/compute/v1/projects/demo/zones"
 # Answered by the API without anything behind it: there is no token.
@@ -41,7 +42,7 @@ class Gateway:
         until(lambda: self.probe() == 200)
 
     def connect(self, data: bytes = b"") -> socket.socket:
-        made = socket.create_connection(("127.0.0.1", self.stack.port), timeout=20)
+        made = socket.create_connection(("127.0.0.1", self.stack.port), timeout=LONG)
         self.sockets.append(made)
         made.sendall(data)
         return made
@@ -52,12 +53,12 @@ class Gateway:
 
     def probe(self, path: str = "/healthz") -> int:
         try:
-            return requests.get(f"{self.stack.url}{path}", timeout=20).status_code
+            return requests.get(f"{self.stack.url}{path}", timeout=LONG).status_code
         except requests.ConnectionError:
             return 0
 
     def refused(self, reason: str) -> float:
-        found = requests.get(f"http://{self.metrics}/metrics", timeout=20).text
+        found = requests.get(f"http://{self.metrics}/metrics", timeout=LONG).text
         return sum(
             sample.value
             for family in text_string_to_metric_families(found)
@@ -83,13 +84,6 @@ class Gateway:
             one.close()
         self.process.kill()
         self.process.wait()
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def answer(wire: socket.socket) -> tuple[int, dict[str, str], bytes]:
@@ -171,12 +165,18 @@ def test_b1_answers_that_nobody_takes(tmp_path: Path) -> None:
         made.close()
 
 
-def test_a_kept_connection_has_its_time_between_requests(gateway: Gateway) -> None:
+def test_a_kept_connection_has_its_time_between_requests(gateway: Gateway, tmp_path: Path) -> None:
+    patient = Gateway(tmp_path, **{**SOON, "GSTACK_GATEWAY_IDLE_SECONDS": "3600"})
+    try:
+        wire = patient.connect(QUESTION)
+        assert answer(wire)[0] == 401
+        # Longer than a head may take.
+        time.sleep(1.3)
+        wire.sendall(QUESTION)
+        assert answer(wire)[0] == 401
+    finally:
+        patient.close()
     wire = gateway.connect(QUESTION)
-    assert answer(wire)[0] == 401
-    # Longer than a head may take, and not as long as a connection is kept.
-    time.sleep(1.3)
-    wire.sendall(QUESTION)
     assert answer(wire)[0] == 401
     assert ending(wire) == b""
 
@@ -195,7 +195,7 @@ def test_b1_more_connections_than_there_is_room_for(tmp_path: Path) -> None:
         head = b"POST /compute/v1/x HTTP/1.1\r\nHost: gw\r\nContent-Length: 8000000\r\n\r\n"
         slow = made.connect(head + b"x" * 1_000_000)
         others = [made.connect(head + b"x" * 900_000) for _ in range(5)]
-        told = select.select([slow, *others], [], [], 20)[0]
+        told = select.select([slow, *others], [], [], LONG)[0]
         assert told and all(ending(one).startswith(b"HTTP/1.1 408 ") for one in told)
         made.serves()
         assert made.refused("memory") >= 1 and made.refused("connections") >= 100
@@ -420,7 +420,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(tmp_path: Path) -> Non
     def shown(stack: Stack) -> int | None:
         try:
             with (
-                socket.create_connection(("127.0.0.1", stack.port), timeout=5) as raw,
+                socket.create_connection(("127.0.0.1", stack.port), timeout=LONG) as raw,
                 context.wrap_socket(raw, server_hostname="gw") as wire,
             ):
                 wire.sendall(QUESTION)
@@ -435,7 +435,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(tmp_path: Path) -> Non
         until(lambda: shown(stack) is not None)
         first = shown(stack)
         # Handshakes that never begin or end hold nobody up, and end.
-        silent = [socket.create_connection(("127.0.0.1", stack.port), timeout=20) for _ in range(100)]
+        silent = [socket.create_connection(("127.0.0.1", stack.port), timeout=LONG) for _ in range(100)]
         for one in silent[50:]:
             one.sendall(b"\x16\x03\x01")
         assert shown(stack) == first

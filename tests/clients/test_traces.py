@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.clients.conftest import API_KEY, SECRET_KEY, Stack, run_stack
 from tests.clients.sequences import machine
+from tests.waits import until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -76,13 +76,6 @@ def lines(stack: Stack, service: str, **wanted: str) -> list[dict[str, Any]]:
     text = (Path(stack.folder) / f"{service}.log").read_text()
     found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [line for line in found if wanted.items() <= line.items()]
-
-
-def until(check: Any) -> None:
-    end = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def test_one_id_in_the_logs_of_all_services(traced: Stack) -> None:

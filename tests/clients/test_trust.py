@@ -18,6 +18,7 @@ from gstack.kernel import rpc, trust
 from gstack.kernel.sealing import create_key
 from gstack.kernel.settings import Settings
 from tests.clients.conftest import Stack
+from tests.waits import LONG
 
 METHOD = "/tests.Echo/Go"
 
@@ -57,13 +58,13 @@ def other(folder: Path) -> trust.Secret:
 
 def status_of(call: Any, *arguments: Any, **options: Any) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as raised:
-        call(*arguments, timeout=5, **options)
+        call(*arguments, timeout=LONG, **options)
     return raised.value.code()
 
 
 def test_a5_who_shows_the_secret_is_let_in(echo: Echo, key: Path, tmp_path: Path) -> None:
     with rpc.channel(echo.address, "echo", trust.Secret(key)) as channel:
-        assert channel.unary_unary(METHOD)(b"x", timeout=5) == b"x"
+        assert channel.unary_unary(METHOD)(b"x", timeout=LONG) == b"x"
     for stranger in (None, other(tmp_path)):
         with rpc.channel(echo.address, "echo", stranger) as channel:
             assert status_of(channel.unary_unary(METHOD), b"y") == grpc.StatusCode.UNAUTHENTICATED
@@ -79,7 +80,7 @@ def test_a5_a_stranger_is_refused_before_the_request_is_read(echo: Echo) -> None
     done = threading.Event()
 
     def never() -> Iterator[bytes]:
-        done.wait(30)
+        done.wait(LONG)
         yield b""
 
     with grpc.insecure_channel(echo.address) as channel:
@@ -92,7 +93,7 @@ def test_probes_need_no_secret_and_a_service_with_another_one_is_told(echo: Echo
     assert rpc.healthy(echo.address, "echo", trust.Secret(key))
     assert not rpc.healthy(echo.address, "echo", other(tmp_path))
     with grpc.insecure_channel(echo.address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=5)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         watch.cancel()
 
@@ -121,7 +122,7 @@ def asked(address: str, secret: trust.Secret) -> list[str]:
     with grpc.insecure_channel(address) as channel:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         question = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        answers = stub.ServerReflectionInfo(question, metadata=(secret.shown(),), timeout=5)
+        answers = stub.ServerReflectionInfo(question, metadata=(secret.shown(),), timeout=LONG)
         return [one.name for one in next(answers).list_services_response.service]
 
 

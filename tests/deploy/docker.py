@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.packages import install
+from tests.waits import until
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("gateway", "translator", "auth", "simulator")
@@ -166,11 +166,10 @@ def _start(docker: Docker, folder: Path) -> subprocess.Popen[bytes]:
         command += ["--data-root", str(_CACHE / "engine"), "--exec-root", str(folder / "exec"), *options]
         with (folder / "log").open("ab") as log:
             engine = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until = time.monotonic() + 40
-        while engine.poll() is None and time.monotonic() < until:
-            if docker.answers():
-                return engine
-            time.sleep(0.3)
+        # With the wrong storage everything would be built anew: only an engine that has ended is given up.
+        until(lambda: engine.poll() is not None or docker.answers(), pause=0.3)  # noqa: B023
+        if engine.poll() is None:
+            return engine
         engine.kill()
         engine.wait()
     raise AssertionError("no Docker engine starts:\n" + (folder / "log").read_text()[-4000:])

@@ -23,8 +23,9 @@ from googleapiclient import discovery
 
 from gstack.cli.certs import Authority
 from tests.clients.conftest import API_KEY, PROJECT, SECRET_KEY, free_ports
-from tests.deploy.docker import ROOT, SERVICES, TAG, Docker
+from tests.deploy.docker import ROOT, TAG, Docker
 from tests.packages import install
+from tests.waits import LONG, until
 
 # The first of them builds the images.
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.timeout(900), pytest.mark.real]
@@ -88,14 +89,12 @@ class Compose:
         return done.stdout[-6000:]
 
     def wait_healthy(self, service: str, count: int) -> list[str]:
-        until = time.monotonic() + 90
-        while True:
+        def healthy() -> list[str]:
             found = self.containers(service)
-            states = [self.docker.inspect(one)["State"] for one in found]
-            if len(found) == count and all(one.get("Health", {}).get("Status") == "healthy" for one in states):
-                return found
-            assert time.monotonic() < until, f"{service}: {states}\n{self.logs()}"
-            time.sleep(0.5)
+            states = [self.docker.inspect(one)["State"].get("Health", {}).get("Status") for one in found]
+            return found if states == ["healthy"] * count else []
+
+        return until(healthy, pause=0.5, told=self.logs)
 
     def answered_calls(self, container: str) -> float:
         """gRPC calls that a container has answered, from its own metrics."""
@@ -106,7 +105,7 @@ class Compose:
 
     def token(self) -> str:
         form = {"grant_type": "client_credentials", "client_id": API_KEY, "client_secret": SECRET_KEY}
-        reply = requests.post(f"{self.url}/oauth2/token", form, timeout=30)
+        reply = requests.post(f"{self.url}/oauth2/token", form, timeout=LONG)
         assert reply.status_code == 200, reply.text
         return str(reply.json()["access_token"])
 
@@ -114,8 +113,9 @@ class Compose:
 @pytest.fixture(scope="module")
 def next_images(docker: Docker, images: dict[str, str]) -> None:
     """The next release: the same, but for its labels."""
-    for service in SERVICES:
-        docker.build(service, _NEXT)
+    for service, image in images.items():
+        label = f'LABEL org.opencontainers.image.version="{_NEXT}"'
+        docker.build_text(f"gstack-{service}:{_NEXT}", f"FROM {image}\n{label}\n")
 
 
 @pytest.fixture(scope="module")
@@ -162,17 +162,19 @@ def _write_certificate(folder: Path) -> None:
 
 
 def _wait_for(address: str) -> None:
-    until = time.monotonic() + 60
-    while True:
+    said = ""
+
+    def ready() -> bool:
+        nonlocal said
         try:
-            reply = requests.get(address, timeout=5)
-            if reply.status_code == 200:
-                return
+            reply = requests.get(address, timeout=LONG)
             said = reply.text
+            return reply.status_code == 200
         except requests.RequestException as error:
             said = str(error)
-        assert time.monotonic() < until, said
-        time.sleep(0.3)
+            return False
+
+    until(ready, pause=0.3, told=lambda: said)
 
 
 @dataclass
@@ -183,6 +185,11 @@ class Load:
     operations: int = 0
     failures: list[str] = field(default_factory=list)
 
+    def goes_on(self) -> None:
+        """Returns when a good deal more was answered."""
+        answered, operations = self.answered + 40, self.operations + 2
+        until(lambda: self.failures or (self.answered >= answered and self.operations >= operations))
+
 
 @contextmanager
 def load(compose: Compose) -> Iterator[Load]:
@@ -191,7 +198,7 @@ def load(compose: Compose) -> Iterator[Load]:
 
     def call(session: requests.Session, method: str, address: str, body: Any = None) -> dict[str, Any]:
         try:
-            reply = session.request(method, address, json=body, timeout=60)
+            reply = session.request(method, address, json=body, timeout=LONG)
             failure = "" if reply.status_code == 200 else f"{method} {address}: {reply.status_code} {reply.text[:300]}"
             found: dict[str, Any] = {} if failure else reply.json()
         except requests.RequestException as error:
@@ -233,7 +240,7 @@ def load(compose: Compose) -> Iterator[Load]:
                 ("POST", f"{zone}/instances", _instance(f"{name}-{number}")),
                 ("DELETE", f"{zone}/instances/{name}-{number}", None),
             ):
-                operation, until = call(session, method, address, body), time.monotonic() + 90
+                operation, until = call(session, method, address, body), time.monotonic() + LONG
                 while operation and operation["status"] != "DONE" and time.monotonic() < until:
                     operation = call(session, "POST", f"{zone}/operations/{operation['name']}/wait")
                 with lock:
@@ -286,7 +293,7 @@ def test_clients_work_through_it(compose: Compose) -> None:
 def test_https_with_the_certificate_that_is_given(compose: Compose) -> None:
     ca = Path(compose.variables["GSTACK_CERTIFICATES"]).parent / "ca.crt"
     found = requests.get(
-        f"https://localhost:{compose.tls_port}/discovery/v1/apis/compute/v1/rest", verify=str(ca), timeout=20
+        f"https://localhost:{compose.tls_port}/discovery/v1/apis/compute/v1/rest", verify=str(ca), timeout=LONG
     )
     # The gateway knows from the balancer how it was reached.
     assert found.json()["rootUrl"].startswith(f"https://localhost:{compose.tls_port}/")
@@ -294,10 +301,10 @@ def test_https_with_the_certificate_that_is_given(compose: Compose) -> None:
 
 def test_the_balancer_says_where_a_client_is_and_not_the_client(compose: Compose) -> None:
     headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
-    found = requests.get(f"{compose.url}/discovery/v1/apis/compute/v1/rest", headers=headers, timeout=20)
+    found = requests.get(f"{compose.url}/discovery/v1/apis/compute/v1/rest", headers=headers, timeout=LONG)
     assert found.json()["rootUrl"].startswith(f"{compose.url}/")
     form = {"grant_type": "client_credentials", "client_id": API_KEY, "client_secret": SECRET_KEY}
-    assert requests.post(f"{compose.url}/oauth2/token", form, headers=headers, timeout=20).ok
+    assert requests.post(f"{compose.url}/oauth2/token", form, headers=headers, timeout=LONG).ok
     assert "203.0.113.9" not in compose("logs", "auth_service")
 
 
@@ -337,24 +344,23 @@ def test_keys_are_looked_at_where_they_are_kept(compose: Compose) -> None:
 def test_all_of_three_translators_serve_and_one_can_die(compose: Compose) -> None:
     compose("--profile", "demo", "up", "-d", "--no-build", "--no-recreate", "--scale", "translator_service=3")
     translators = compose.wait_healthy("translator_service", 3)
-    # Connections are made anew at their age, and then go to all.
-    time.sleep(_CONNECTION_AGE * 2 + 5)
     before = [compose.answered_calls(one) for one in translators]
-    with load(compose):
-        time.sleep(4)
-        after = [compose.answered_calls(one) for one in translators]
+    with load(compose) as seen:
+        # Connections are made anew at their age, and then go to all.
+        until(
+            lambda: all(compose.answered_calls(one) > early + 5 for one, early in zip(translators, before, strict=True))
+        )
         compose.docker("kill", translators[0])
-        time.sleep(6)
-    assert all(late - early > 5 for early, late in zip(before, after, strict=True)), (before, after)
+        seen.goes_on()
 
 
 @pytest.mark.parametrize("service", ["translator_service", "auth_service", "gateway"])
 def test_a_new_release_is_rolled_out_without_a_failed_request(compose: Compose, service: str) -> None:
     old = compose.containers(service)
-    with load(compose):
-        time.sleep(2)
+    with load(compose) as seen:
+        seen.goes_on()
         compose.roll(service, _NEXT)
-        time.sleep(2)
+        seen.goes_on()
     new = compose.wait_healthy(service, len(old))
     assert not set(old) & set(new)
     labels = [compose.docker.inspect(one)["Config"]["Labels"]["org.opencontainers.image.version"] for one in new]
@@ -365,8 +371,7 @@ def test_clients_get_json_while_translators_are_gone(compose: Compose) -> None:
     token = compose.token()
     compose("stop", "-t", "5", "translator_service")
     try:
-        time.sleep(2)
-        found = requests.get(f"{compose.api}/zones", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        found = requests.get(f"{compose.api}/zones", headers={"Authorization": f"Bearer {token}"}, timeout=LONG)
         assert found.status_code == 503 and json.loads(found.text)["error"]["code"] == 503
     finally:
         compose("start", "translator_service")
