@@ -6,6 +6,7 @@ Debian's `postgresql` package is installed by the test where it is missing; that
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.clients.conftest import free_ports
 from tests.packages import install
@@ -71,6 +73,16 @@ class Server:
     def _run(self, program: str, *arguments: str, check: bool = True) -> None:
         command = [*self._prefix, str(self.binaries / program), *arguments]
         subprocess.run(command, check=check, capture_output=True)
+
+
+def empty_database(server: str) -> str:
+    """URL of a new database. server: URL prefix, as of the fixture `database`."""
+    name = f"test_{secrets.token_hex(8)}"
+    engine = sa.create_engine(server + "auth", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server + name
 
 
 @pytest.fixture(scope="module")

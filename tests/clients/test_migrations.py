@@ -4,7 +4,6 @@ by replicas that start together, and with a database that is newer than the rele
 
 from __future__ import annotations
 
-import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,13 +41,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.sqlite'}"
-    server = request.getfixturevalue("database")
-    name = f"test_{secrets.token_hex(8)}"
-    engine = sa.create_engine(server + "auth", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return server + name
+    return postgresql.empty_database(request.getfixturevalue("database"))
 
 
 Open = Callable[[ModuleType], sa.Engine]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +22,7 @@ database = postgresql.database
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path / 'test.sqlite'}"
     if request.param == "postgresql":
-        server = request.getfixturevalue("database")
-        name = f"turns_{secrets.token_hex(8)}"
-        engine = sa.create_engine(server + "auth", isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        url = server + name
+        url = postgresql.empty_database(request.getfixturevalue("database"))
     made = open_store(url)
     yield made
     made.engine.dispose()
