@@ -20,9 +20,11 @@ from tests.unit.test_instances import (
     ZONE_LINK,
     Finish,
     delete,
+    documents,
     done,
     get,
     insert,
+    metadata,
     refused,
     row_of,
     wanted,
@@ -311,10 +313,12 @@ def test_a_name_taken_before_its_turn_comes(scope: Scope, operations: Finish, si
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(scope.client), "read_many", first_take)
-        sent = insert(scope, wanted())
+        large = metadata(**{f"key-{index}": "x" * 2000 for index in range(10)})
+        sent = insert(scope, wanted(metadata=large))
         row = operations(scope, sent)
     assert (row["error"]["code"], row["error"]["status"]) == ("RESOURCE_ALREADY_EXISTS", 409)
     assert listed(scope) == {} and disk_names(scope) == ["web-1"]
+    assert documents(scope.store) == 0
 
 
 def test_a_name_that_an_operation_left_claimed(scope: Scope, operations: Finish) -> None:

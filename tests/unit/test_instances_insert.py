@@ -736,3 +736,11 @@ def test_the_default_service_account_is_shown_by_its_address(scope: Scope, opera
     (shown,) = get(scope).serviceAccounts
     assert shown.email == f"{scope.project.number}-compute@developer.gserviceaccount.com"
     assert shown.scopes == account.scopes
+
+
+def test_an_insert_that_is_refused_for_their_number_keeps_nothing(scope: Scope, simulated: Cloud) -> None:
+    settings = scope.environment.settings.model_copy(update={"operations_unfinished": 0})
+    scope.environment.settings = settings
+    large = metadata(**{f"key-{index}": "x" * 2000 for index in range(10)})
+    assert refused(lambda: insert(scope, wanted(metadata=large))).code == 429
+    assert documents(scope.store) == 0

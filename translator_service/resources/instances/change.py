@@ -75,9 +75,9 @@ def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Messag
     name, row, _ = find(scope, zone, request.instance)
     expected = _expect(scope, row, "metadata", request.resource.fingerprint)
     data = changed_user_data(scope, items, row, is_there=AWAITED not in row)
-    packed = keep_metadata(scope, items)
-    changes = {kept.METADATA: packed}
-    return _update(scope, zone, name, row, "setMetadata", changes, expected=expected, user_data=data)
+    with keep_metadata(scope, items) as packed:
+        changes = {kept.METADATA: packed}
+        return _update(scope, zone, name, row, "setMetadata", changes, expected=expected, user_data=data)
 
 
 def _expect(scope: Scope, row: Row, kind: str, sent: bytes) -> tuple[str, str]:

@@ -91,44 +91,44 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
             account.email = default_service_account(scope.project.number)
     config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
     data = metadata.user_data(scope, items)
-    packed = metadata.keep_metadata(scope, items)
-    details = {
-        **kept.pack(kept.TAGS, tags),
-        **kept.pack(kept.LABELS, labels),
-        **kept.pack(kept.METADATA, packed),
-        **kept.pack(kept.CONFIG, config),
-        **kept.pack(kept.DISK, disk),
-    }
-    parameters |= disk_parameters | network_parameters | _merge_details(parameters, details)
-    if data:
-        parameters["userdata"] = data
-    payload = {
-        "zone": zone.name,
-        "name": wanted.name,
-        "network": nics[0]["network"],
-        "parameters": parameters,
-        "tags": tags,
-        "keys": metadata.registrable_keys(scope, items)[:5],
-        "disk": disk["name"],
-        "disk_tags": disk_tags,
-        "external": nics[0]["external"],
-        "address": nics[0]["address"],
-        "protect": wanted.deletionProtection,
-        "document": metadata.document_of({"details": details}),
-        "networks": [nic["network"] for nic in nics],
-        "ips": [(nic["network"], nic["ip"]) for nic in nics if nic["ip"]],
-        # A network that runs takes an address while the machine is made.
-        "early": nics[0]["external"] and nics[0]["address"] is None and nics[0]["state"] == "Implemented",
-        "closed": [nic["network"] for nic in nics if nic["closed"]],
-    }
-    return engine.submit(
-        scope,
-        type="insert",
-        target=find.path(zone, wanted.name),
-        handler="instances.insert",
-        payload=payload,
-        preview=_preview(wanted, parameters, nics, size.row),
-    )
+    with metadata.keep_metadata(scope, items) as packed:
+        details = {
+            **kept.pack(kept.TAGS, tags),
+            **kept.pack(kept.LABELS, labels),
+            **kept.pack(kept.METADATA, packed),
+            **kept.pack(kept.CONFIG, config),
+            **kept.pack(kept.DISK, disk),
+        }
+        parameters |= disk_parameters | network_parameters | _merge_details(parameters, details)
+        if data:
+            parameters["userdata"] = data
+        payload = {
+            "zone": zone.name,
+            "name": wanted.name,
+            "network": nics[0]["network"],
+            "parameters": parameters,
+            "tags": tags,
+            "keys": metadata.registrable_keys(scope, items)[:5],
+            "disk": disk["name"],
+            "disk_tags": disk_tags,
+            "external": nics[0]["external"],
+            "address": nics[0]["address"],
+            "protect": wanted.deletionProtection,
+            "document": metadata.document_of({"details": details}),
+            "networks": [nic["network"] for nic in nics],
+            "ips": [(nic["network"], nic["ip"]) for nic in nics if nic["ip"]],
+            # A network that runs takes an address while the machine is made.
+            "early": nics[0]["external"] and nics[0]["address"] is None and nics[0]["state"] == "Implemented",
+            "closed": [nic["network"] for nic in nics if nic["closed"]],
+        }
+        return engine.submit(
+            scope,
+            type="insert",
+            target=find.path(zone, wanted.name),
+            handler="instances.insert",
+            payload=payload,
+            preview=_preview(wanted, parameters, nics, size.row),
+        )
 
 
 def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[str, str]:
@@ -339,8 +339,12 @@ def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str)
 @handler("instances.insert")
 def do_insert(run: Run) -> None:
     zone = places.resolve_zone(run.scope, run.payload["zone"])
-    with disks.name_held(run, zone, run.payload["disk"], run.payload["name"]):
-        _insert(run, zone)
+    try:
+        with disks.name_held(run, zone, run.payload["disk"], run.payload["name"]):
+            _insert(run, zone)
+    except Exception:
+        metadata.forget_metadata(run.scope, run.payload.get("document", ""))
+        raise
 
 
 def _insert(run: Run, zone: Zone) -> None:
@@ -577,4 +581,3 @@ def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
     if zone.security_groups:
         parts.append((f"A firewall of '{name}'", partial(projection.release_instance, run, zone, name)))
     clear_away(run, parts)
-    metadata.forget_metadata(run.scope, run.payload.get("document", ""))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gstack.compute.v1 import instances_pb2 as pb
@@ -78,16 +80,23 @@ def registrable_keys(scope: Scope, items: dict[str, str]) -> list[str]:
     return [key.public_key for key in keys if key.is_registrable]
 
 
-def keep_metadata(scope: Scope, items: dict[str, str]) -> dict[str, str]:
+@contextmanager
+def keep_metadata(scope: Scope, items: dict[str, str]) -> Iterator[dict[str, str]]:
     """What to put into the details: the items, or where in the store they are when they are large.
 
-    A machine whose details exceed 64 kB has job results that can never be read (recordings, Surprises 4).
+    A machine whose details exceed 64 kB has job results that can never be read (recordings, Surprises 4). Within it the
+    operation is submitted: when that is refused nothing is kept.
     """
     if len(kept.encode(items)) <= _LARGE_METADATA:
-        return items
+        yield items
+        return
     document = str(uuid.uuid4())
     scope.store.put_document(scope.project.key, _DOCUMENTS, document, kept.encode(items).encode(), expected=None)
-    return {DOCUMENT: document}
+    try:
+        yield {DOCUMENT: document}
+    except Exception:
+        forget_metadata(scope, document)
+        raise
 
 
 def forget_metadata(scope: Scope, document: str) -> None:
