@@ -185,7 +185,8 @@ def test_life_of_an_instance(stack: Stack, version: str, zone: str, network: str
     }  # fmt: skip
     shown = gcutil.poll(gcutil.ask("POST", f"{where}?alt=json", machine))
     assert (shown["status"], shown["canIpForward"]) == ("RUNNING", True)
-    assert shown["serviceAccounts"] == machine["serviceAccounts"]
+    address = gcutil.ask("GET", "")["defaultServiceAccount"]
+    assert shown["serviceAccounts"] == [{**machine["serviceAccounts"][0], "email": address}]
     interface = shown["networkInterfaces"][0]
     assert interface["network"] == f"{gcutil.project}/global/networks/{network}"
     assert (interface["accessConfigs"][0]["name"], interface["accessConfigs"][0]["type"]) == (NAT["name"], NAT["type"])

@@ -164,7 +164,7 @@ def test_settings_come_back_whole(scope: Scope, operations: Finish) -> None:
         minCpuPlatform="Intel Skylake",
         canIpForward=True,
         description="d",
-        serviceAccounts=[pb.ServiceAccount(email="default", scopes=["a", "b"]), pb.ServiceAccount(email="c")],
+        serviceAccounts=[pb.ServiceAccount(email="b@example.org", scopes=["a", "b"]), pb.ServiceAccount(email="c")],
     )
     done(scope, operations, insert(scope, resource))
     found = get(scope)

@@ -143,7 +143,7 @@ def test_what_was_sent_is_shown(scope: Scope, operations: Finish) -> None:
         metadata=metadata(motd='Grüezi \U0001f600 "\\u0041"'),
         minCpuPlatform="Intel Skylake",
         scheduling=pb.Scheduling(onHostMaintenance="TERMINATE", automaticRestart=False),
-        serviceAccounts=[pb.ServiceAccount(email="default", scopes=["compute"])],
+        serviceAccounts=[pb.ServiceAccount(email="b@example.org", scopes=["compute"])],
         displayDevice=pb.DisplayDevice(enableDisplay=False),
         **boot(deviceName="sda", autoDelete=True),
         **nic(accessConfigs=[pb.AccessConfig(name="nat")]),

@@ -400,13 +400,16 @@ def test_host_names(name: str) -> None:
     [
         (
             "ch-gv2",
-            {"listVirtualMachines": 2, "listSecurityGroups": 1, "createSecurityGroup": 1, "deployVirtualMachine": 1},
+            {
+                "listVirtualMachines": 2, "listVolumes": 5, "listSecurityGroups": 1, "createSecurityGroup": 1,
+                "deployVirtualMachine": 1, "createTags": 1,
+            },
         ),
         (
             "ch-zh-1",
             {
-                "listVirtualMachines": 2, "deployVirtualMachine": 1, "listEgressFirewallRules": 1,
-                "associateIpAddress": 1, "createTags": 1, "enableStaticNat": 1, "listPublicIpAddresses": 1,
+                "listVirtualMachines": 2, "listVolumes": 5, "deployVirtualMachine": 1, "listEgressFirewallRules": 1,
+                "associateIpAddress": 1, "createTags": 2, "enableStaticNat": 1, "listPublicIpAddresses": 1,
                 "listFirewallRules": 1,
             },
         ),
