@@ -279,7 +279,7 @@ class Chaos:
     def _errors(self) -> None:
         # Those of before are over: on a slow machine they would grow faster than they are used up.
         self._stack.simulate("DELETE", "faults")
-        for status in (401, 429, 430, 431, 503, 530, 531):
+        for status in self._choice.sample((401, 429, 430, 431, 503, 530, 531), 3):
             count = self._choice.randrange(1, 8)
             self._fault(kind="status", command="queryAsyncJobResult", status=status, count=count)
 

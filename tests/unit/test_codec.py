@@ -328,6 +328,8 @@ json_values = st.recursive(
     ids=["lists", "members", "numbers"],
 )
 def test_c1_items_are_counted_before_they_are_made(body: bytes) -> None:
+    # The decoder is made with the first body.
+    refused(Instance, b"[]")
     tracemalloc.start()
     assert "items" in refused(Instance, body).message
     peak = tracemalloc.get_traced_memory()[1]
