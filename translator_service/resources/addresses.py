@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import addresses_pb2 as pb
 from gstack.kernel.errors import not_found
 from translator_service import places
-from translator_service.cloudstack.client import Answer, Call
+from translator_service.cloudstack.client import Answer, Call, all_rows
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.collection import Items, Reading, gets, lists
@@ -117,7 +117,7 @@ def find(scope: Scope, region: str, text: str) -> tuple[str, Zone, Row, list[Ans
             if error.code not in disks.NO_SUCH_ROW:
                 raise
             continue
-        rows = [row for answer in answers for row in answer.items if row["zoneid"] in in_zones]
+        rows = [row for row in all_rows(answers) if row["zoneid"] in in_zones]
         for name, row in names(rows):
             if (
                 text in (name, str(number(row["id"])), with_suffix(name_of(row), row["id"]))

@@ -20,7 +20,7 @@ from gstack.compute.v1.instances_pb2 import AttachedDiskInitializeParams
 from gstack.kernel.errors import already_exists, not_found
 from translator_service import places
 from translator_service.cloudstack.catalog import Entry
-from translator_service.cloudstack.client import Answer, Client
+from translator_service.cloudstack.client import Answer, Client, all_rows
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.collection import Items, Reading, gets, lists
@@ -260,7 +260,7 @@ def of_machine(scope: Scope, zone: Zone, machine: Row, shown: str) -> tuple[list
 
 def _rows(answers: Iterable[Answer]) -> list[Row]:
     """All rows, each once."""
-    return list({row["id"]: row for answer in answers for row in answer.items}.values())
+    return list({row["id"]: row for row in all_rows(answers)}.values())
 
 
 def _pick(answers: Iterable[Answer], name: str, prefix: str) -> tuple[str, Row] | None:

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid, not_found
 from translator_service.cloudstack.catalog import Kind
-from translator_service.cloudstack.client import Answer, Client
+from translator_service.cloudstack.client import Answer, Client, all_rows
 from translator_service.cloudstack.rows import Row
 from translator_service.collection import Items, Reading, gets, lists
 from translator_service.gce.fingerprints import fingerprint
@@ -106,7 +106,7 @@ def kind(scope: Scope) -> Kind:
         own, *others = client.read_all_many(
             [("listTemplates", {"templatefilter": one, "showunique": "true"}) for one in filters]
         )
-        for row in (row for answer in own for row in answer.items):
+        for row in all_rows(own):
             row[_OWN] = True
         return [*own, *(answer for answers in others for answer in answers)]
 
