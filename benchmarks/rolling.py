@@ -317,43 +317,37 @@ class Deployment:
 
 @contextmanager
 def deployed(folder: Path) -> Iterator[Deployment]:
-    database = Server(_made(folder / "postgresql"))
-    stack = make_stack(_made(folder / "stack"))
-    ports = iter(free_ports(3))
-    listens: dict[str, str] = {}
-    for service in ("translator", "auth", "gateway"):
-        first = stack.environment[f"GSTACK_{service.upper()}_LISTEN"]
-        listens |= {f"{service}-1": first, f"{service}-2": f"127.0.0.1:{next(ports)}"}
-        both = f"{first},{listens[f'{service}-2']}"
-        stack.environment |= {f"GSTACK_{service.upper()}_TARGET": f"ipv4:{both}"} if service != "gateway" else {}
-    stack.environment |= {
-        "GSTACK_DATABASE_URL": database.url + "translator",
-        "GSTACK_AUTH_DATABASE_URL": database.url + "auth",
-        "GSTACK_GATEWAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
-        # Connections are made anew as often in this run as in an hour elsewhere.
-        "GSTACK_CONNECTION_AGE": "2",
-    }
-    deployment = Deployment(stack, listens, database)
-    try:
-        stack.start("simulator")
-        for name in listens:
-            deployment.start(name)
-        for name in listens:
-            if not deployment.becomes_ready(name):
-                raise RuntimeError(f"{name} does not start:\n{stack.log(name)}")
-        stack.simulate("PATCH", "settings", {"job_seconds": {"": JOB_SECONDS}})
-        time.sleep(SETTLE_SECONDS)
-        yield deployment
-    finally:
-        for process in reversed(stack.processes.values()):
-            process.kill()
-            process.wait()
-        database.stop()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+    stack = make_stack(folder)
+    with Server.in_a_folder() as database:
+        ports = iter(free_ports(3))
+        listens: dict[str, str] = {}
+        for service in ("translator", "auth", "gateway"):
+            first = stack.environment[f"GSTACK_{service.upper()}_LISTEN"]
+            listens |= {f"{service}-1": first, f"{service}-2": f"127.0.0.1:{next(ports)}"}
+            both = f"{first},{listens[f'{service}-2']}"
+            stack.environment |= {f"GSTACK_{service.upper()}_TARGET": f"ipv4:{both}"} if service != "gateway" else {}
+        stack.environment |= {
+            "GSTACK_DATABASE_URL": database.url + "translator",
+            "GSTACK_AUTH_DATABASE_URL": database.url + "auth",
+            "GSTACK_GATEWAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
+            # Connections are made anew as often in this run as in an hour elsewhere.
+            "GSTACK_CONNECTION_AGE": "2",
+        }
+        deployment = Deployment(stack, listens, database)
+        try:
+            stack.start("simulator")
+            for name in listens:
+                deployment.start(name)
+            for name in listens:
+                if not deployment.becomes_ready(name):
+                    raise RuntimeError(f"{name} does not start:\n{stack.log(name)}")
+            stack.simulate("PATCH", "settings", {"job_seconds": {"": JOB_SECONDS}})
+            time.sleep(SETTLE_SECONDS)
+            yield deployment
+        finally:
+            for process in reversed(stack.processes.values()):
+                process.kill()
+                process.wait()
 
 
 # The run

@@ -10,7 +10,9 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,6 @@ class Server:
         self._prefix = []
         # The server refuses to run as root, so it runs as the package's user.
         if os.geteuid() == 0:
-            for path in (folder, *folder.parents):
-                if path == Path("/tmp"):
-                    break
-                path.chmod(0o755)
             shutil.chown(folder, "postgres")
             self._prefix = ["runuser", "-u", "postgres", "--"]
         data = str(folder / "data")
@@ -54,6 +52,17 @@ class Server:
         self.start()
         for name in ("translator", "auth"):
             self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gstack", name)
+
+    @classmethod
+    @contextmanager
+    def in_a_folder(cls) -> Iterator[Server]:
+        """In one of its own: pytest's belong to whom the tests run as, and each start of pytest closes them again."""
+        with tempfile.TemporaryDirectory(prefix="gstack-postgresql-") as folder:
+            made = cls(Path(folder))
+            try:
+                yield made
+            finally:
+                made.stop()
 
     def start(self) -> None:
         self._run(*self._control, "start")
@@ -86,15 +95,13 @@ def empty_database(server: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("postgresql"))
-    yield made
-    made.stop()
+def server() -> Iterator[Server]:
+    with Server.in_a_folder() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """URL prefix of a PostgreSQL server of the test's own."""
-    made = Server(tmp_path_factory.mktemp("postgresql"))
-    yield made.url
-    made.stop()
+    with Server.in_a_folder() as made:
+        yield made.url
