@@ -12,7 +12,7 @@ from tests.unit.made import ask, first, job, machine, tag, volume
 from translator_service.gce.naming import number
 from translator_service.kept import details
 from translator_service.places import Zone
-from translator_service.resources import disks
+from translator_service.resources.disks import view
 from translator_service.scope import Scope
 
 ZONE_LINK = "https://www.googleapis.com/compute/v1/projects/demo/zones/ch-zh-1"
@@ -28,47 +28,47 @@ OLDER, NEWER = recorded_rows("d-volumes", "listVolumes by name (duplicate)")
 
 @pytest.mark.parametrize(("size", "gb"), [(0, 0), (1, 1), (1 << 30, 1), ((1 << 30) + 1, 2), (16106127360, 15)])
 def test_size(size: int, gb: int) -> None:
-    assert disks.size_gb(size) == gb
+    assert view.size_gb(size) == gb
 
 
 def test_boot_name() -> None:
-    assert disks.boot_name(TAGGED) == "vm-1"
-    assert disks.boot_name({**TAGGED, "tags": [{"key": "gce-name", "value": "boot"}]}) == "boot"
-    assert disks.boot_name(RENAMED) == "vm-2-renamed"
-    assert disks.boot_name({"name": "ROOT-7"}) == "root-7"
+    assert view.boot_name(TAGGED) == "vm-1"
+    assert view.boot_name({**TAGGED, "tags": [{"key": "gce-name", "value": "boot"}]}) == "boot"
+    assert view.boot_name(RENAMED) == "vm-2-renamed"
+    assert view.boot_name({"name": "ROOT-7"}) == "root-7"
 
 
 def test_name_of() -> None:
-    assert disks.name_of(OLDER) == "disk-1"
-    assert disks.name_of(STOPPED) == "vm-3"
-    assert disks.name_of(DETACHED_ROOT) == "root-7"
-    assert disks.name_of({**DETACHED_ROOT, "tags": [{"key": "gce-name", "value": "boot"}]}) == "boot"
-    assert disks.name_of({**OLDER, "name": "My Disk 1"}) == "my-disk-1"
+    assert view.name_of(OLDER) == "disk-1"
+    assert view.name_of(STOPPED) == "vm-3"
+    assert view.name_of(DETACHED_ROOT) == "root-7"
+    assert view.name_of({**DETACHED_ROOT, "tags": [{"key": "gce-name", "value": "boot"}]}) == "boot"
+    assert view.name_of({**OLDER, "name": "My Disk 1"}) == "my-disk-1"
 
 
 def test_deleted_disks_are_hidden() -> None:
-    assert not disks.is_shown(REPLACED)
+    assert not view.is_shown(REPLACED)
     for state in ("Destroy", "Expunging", "Expunged"):
-        assert not disks.is_shown({**OLDER, "state": state})
-    assert disks.is_shown(OLDER)
-    assert not disks.is_shown({**TAGGED, "vmstate": "Destroyed"})
-    assert disks.is_shown({**ATTACHED, "vmstate": "Destroyed"})
+        assert not view.is_shown({**OLDER, "state": state})
+    assert view.is_shown(OLDER)
+    assert not view.is_shown({**TAGGED, "vmstate": "Destroyed"})
+    assert view.is_shown({**ATTACHED, "vmstate": "Destroyed"})
 
 
 def test_names_tell_duplicates_apart() -> None:
-    index = disks.names([NEWER, REPLACED, OLDER, TAGGED])
+    index = view.names([NEWER, REPLACED, OLDER, TAGGED])
     assert [name for name, _ in index] == ["disk-1", f"disk-1-{NEWER['id'][:8]}", "vm-1"]
     assert index.name(OLDER["id"]) == "disk-1"
 
 
 def test_a_disks_own_name_goes_before_a_machines() -> None:
-    index = disks.names([STOPPED, {**NEWER, "name": "vm-3"}])
+    index = view.names([STOPPED, {**NEWER, "name": "vm-3"}])
     assert index.name(NEWER["id"]) == "vm-3"
     assert index.name(STOPPED["id"]) == f"vm-3-{STOPPED['id'][:8]}"
 
 
 def test_boot_disk(scope: Scope) -> None:
-    found = disks.to_disk(scope, ZONE, TAGGED)
+    found = view.to_disk(scope, ZONE, TAGGED)
     assert (found.kind, found.id, found.name) == ("compute#disk", number(TAGGED["id"]), "vm-1")
     assert (found.sizeGb, found.status, found.zone) == (15, "READY", ZONE_LINK)
     assert found.selfLink == f"{ZONE_LINK}/disks/vm-1"
@@ -82,12 +82,12 @@ def test_boot_disk(scope: Scope) -> None:
 
 
 def test_data_disk(scope: Scope) -> None:
-    found = disks.to_disk(scope, ZONE, ATTACHED)
+    found = view.to_disk(scope, ZONE, ATTACHED)
     assert (found.name, found.sizeGb, found.sourceImage) == ("disk-1", 12, "")
     assert found.lastAttachTimestamp == "2026-11-22T16:03:57.000-08:00"
-    alone = disks.to_disk(scope, ZONE, OLDER)
+    alone = view.to_disk(scope, ZONE, OLDER)
     assert (list(alone.users), alone.lastAttachTimestamp) == ([], "")
-    assert list(disks.to_disk(scope, ZONE, {**ATTACHED, "vmstate": "Destroyed"}).users) == []
+    assert list(view.to_disk(scope, ZONE, {**ATTACHED, "vmstate": "Destroyed"}).users) == []
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_data_disk(scope: Scope) -> None:
     ],
 )
 def test_status(scope: Scope, state: str, status: str) -> None:
-    assert disks.to_disk(scope, ZONE, {**OLDER, "state": state}).status == status
+    assert view.to_disk(scope, ZONE, {**OLDER, "state": state}).status == status
 
 
 def test_labels(scope: Scope) -> None:
     text = details.encode({"env": "test", "note": "x" * 63})
     chunks = [{"key": "gce-labels", "value": text[:60]}, {"key": "gce-labels.1", "value": text[60:]}]
-    found = disks.to_disk(scope, ZONE, {**OLDER, "tags": chunks})
+    found = view.to_disk(scope, ZONE, {**OLDER, "tags": chunks})
     assert dict(found.labels) == {"env": "test", "note": "x" * 63}
-    assert found.labelFingerprint != disks.to_disk(scope, ZONE, OLDER).labelFingerprint
-    assert not disks.to_disk(scope, ZONE, {**OLDER, "tags": [{"key": "gce-labels", "value": "?"}]}).labels
+    assert found.labelFingerprint != view.to_disk(scope, ZONE, OLDER).labelFingerprint
+    assert not view.to_disk(scope, ZONE, {**OLDER, "tags": [{"key": "gce-labels", "value": "?"}]}).labels
 
 
 # Methods

@@ -12,7 +12,7 @@ from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask
 from translator_service import places
 from translator_service.gce.naming import number
-from translator_service.resources import images
+from translator_service.resources.images import families, references, templates, view
 from translator_service.rpc import METHODS
 from translator_service.scope import Scope
 
@@ -31,7 +31,7 @@ def template(simulated: Cloud, name: str, age: float = 0.0, *, zone: str = "", *
 
 
 def row_of(scope: Scope, text: str, zone: str = "ch-gv2") -> Any:
-    return images.resolve(scope, text, places.resolve_zone(scope, zone), "f").row
+    return references.resolve(scope, text, places.resolve_zone(scope, zone), "f").row
 
 
 def resolved(scope: Scope, text: str, zone: str = "ch-gv2") -> str:
@@ -61,7 +61,7 @@ def listed(scope: Scope, project: str = "demo", expression: str = "") -> list[pb
 
 
 def test_mapping(scope: Scope) -> None:
-    found = images.to_image(scope, "centos", ROWS[0])
+    found = view.to_image(scope, "centos", ROWS[0])
     assert (found.kind, found.name, found.status) == ("compute#image", "centos", "READY")
     assert (found.diskSizeGb, found.archiveSizeBytes) == (2, 2147483648)
     assert found.description == "CentOS 5.6 (64-bit) no GUI (Simulator)"
@@ -73,7 +73,7 @@ def test_mapping(scope: Scope) -> None:
 
 @pytest.mark.parametrize(("size", "gigabytes"), [(1, 1), (1 << 30, 1), ((1 << 30) + 1, 2), (10 << 30, 10)])
 def test_size_is_rounded_up(scope: Scope, size: int, gigabytes: int) -> None:
-    assert images.to_image(scope, "x", {**ROWS[0], "size": size}).diskSizeGb == gigabytes
+    assert view.to_image(scope, "x", {**ROWS[0], "size": size}).diskSizeGb == gigabytes
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_size_is_rounded_up(scope: Scope, size: int, gigabytes: int) -> None:
     ],
 )
 def test_status(row: dict[str, Any], status: str) -> None:
-    assert images.status(row) == status
+    assert view.status(row) == status
 
 
 # References
@@ -380,12 +380,12 @@ def test_template_of_some_zones_is_listed_with_one(scope: Scope, simulated: Clou
 
 
 def test_template_that_is_not_ready(scope: Scope) -> None:
-    kind = images.kind(scope)
+    kind = templates.kind(scope)
     entry = scope.catalog(kind)
     entry.index = kind.build([{**ROWS[0], "isready": False}])
     error = refused(scope, ROWS[0]["name"])
     assert (error.code, error.reason) == (400, "resourceNotReady")
-    assert images.to_image(scope, "x", {**ROWS[0], "isready": False}).status == "PENDING"
+    assert view.to_image(scope, "x", {**ROWS[0], "isready": False}).status == "PENDING"
 
 
 # Methods
@@ -447,7 +447,7 @@ def test_public_projects_list_what_is_offered_and_no_more(
     scope = public(scope_for, "debian-cloud")
     assert [image.name for image in listed(scope, "debian-cloud")] == ["linux-debian-12-64-bit"]
     assert listed(public(scope_for, "cos-cloud"), "cos-cloud") == []
-    monkeypatch.setattr(images, "_MOST", 2)
+    monkeypatch.setattr(families, "_MOST", 2)
     assert len(listed(public(scope_for, "centos-cloud"), "centos-cloud")) == 2
 
 
@@ -475,9 +475,9 @@ def test_an_image_of_a_public_project_is_shown_as_it_was_asked_for(
     """Terraform makes a machine anew whose image has another project, or a name without the family's in it."""
     scope.names.families["stable"] = DEBIAN
     scope.names.image_projects["acme-images"] = ["stable"]
-    found = images.resolve(scope, text, places.resolve_zone(scope, "ch-gv2"), "f")
+    found = references.resolve(scope, text, places.resolve_zone(scope, "ch-gv2"), "f")
     assert found.path == (f"projects/{path}" if path else "")
-    link = images.link_of(scope, found.row["id"], found.row["name"], found.path)
+    link = templates.link_of(scope, found.row["id"], found.row["name"], found.path)
     assert link.endswith(found.path or "projects/demo/global/images/linux-debian-12-64-bit")
     assert row_of(scope, link)["id"] == found.row["id"]
     project, name = link.split("/")[-4], link.split("/")[-1]
@@ -518,6 +518,6 @@ def test_cloudstack_project(scope_for: OpenScope, simulated: Cloud) -> None:
 
 def test_link_of(scope: Scope) -> None:
     row = row_of(scope, DEBIAN)
-    assert images.link_of(scope, row["id"], "anything") == f"{PROJECT}/global/images/linux-debian-12-64-bit"
+    assert templates.link_of(scope, row["id"], "anything") == f"{PROJECT}/global/images/linux-debian-12-64-bit"
     gone = "00000000-0000-4000-8000-000000000001"
-    assert images.link_of(scope, gone, "Old One") == f"{PROJECT}/global/images/old-one"
+    assert templates.link_of(scope, gone, "Old One") == f"{PROJECT}/global/images/old-one"

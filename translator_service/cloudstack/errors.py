@@ -58,6 +58,8 @@ MEANINGS = {
 }
 # These say that nothing was done, and that it may be tried again.
 TRY_LATER = (429, 503)
+# What a list answers to the id of nothing, or of somebody else's (recordings, Surprises 33 and n 61).
+NO_SUCH_ROW = (431, 531)
 _UNKNOWN = Meaning(500, "backendError", "INTERNAL_ERROR", "Internal error.")
 
 # Texts carry uuids that change with each call, internal numbers and JSON of internal objects.

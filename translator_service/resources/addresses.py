@@ -11,7 +11,7 @@ from gstack.compute.v1 import addresses_pb2 as pb
 from gstack.kernel.errors import not_found
 from translator_service import places
 from translator_service.cloudstack.client import Answer, Call, all_rows
-from translator_service.cloudstack.errors import CloudStackError
+from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.collection import Items, Reading, gets, lists
 from translator_service.gce import naming
@@ -20,7 +20,6 @@ from translator_service.gce.naming import Index, number, with_suffix
 from translator_service.gce.times import from_cloudstack
 from translator_service.kept import tags
 from translator_service.places import Zone
-from translator_service.resources import disks
 from translator_service.scope import Scope
 
 _BY_ADDRESS = re.compile(r"address-(\d{1,3}(?:-\d{1,3}){3})(?:-[0-9a-f]{8})?")
@@ -114,7 +113,7 @@ def find(scope: Scope, region: str, text: str) -> tuple[str, Zone, Row, list[Ans
         try:
             answers = _ask(scope, list(in_zones.values()), question)
         except CloudStackError as error:
-            if error.code not in disks.NO_SUCH_ROW:
+            if error.code not in NO_SUCH_ROW:
                 raise
             continue
         rows = [row for row in all_rows(answers) if row["zoneid"] in in_zones]

@@ -20,8 +20,8 @@ from translator_service.networking.projection import tags_of
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
-from translator_service.resources import disks
 from translator_service.resources.common_metadata import check_metadata
+from translator_service.resources.disks import view as disk_view
 from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
@@ -143,7 +143,7 @@ def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequ
 
 def _volumes(scope: Scope, row: Row) -> list[Row]:
     rows = scope.client.read("listVolumes", virtualmachineid=row["id"]).items
-    return [volume for volume in rows if disks.is_shown(volume)]
+    return [volume for volume in rows if disk_view.is_shown(volume)]
 
 
 def _update(

@@ -12,14 +12,13 @@ from typing import Any
 from gstack.kernel.errors import not_found
 from translator_service import places
 from translator_service.cloudstack.client import Answer, Call, all_rows
-from translator_service.cloudstack.errors import CloudStackError
+from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.naming import number
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run
 from translator_service.places import Zone
-from translator_service.resources import disks
 from translator_service.resources.instances.view import DETAILS, HIDDEN, index
 from translator_service.scope import Scope
 
@@ -70,7 +69,7 @@ def look(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]] |
         try:
             answers = [answer for answers in scope.client.read_all_many(calls) for answer in answers]
         except CloudStackError as error:
-            if error.code not in disks.NO_SUCH_ROW:
+            if error.code not in NO_SUCH_ROW:
                 raise
             continue
         for shown, row in index(scope, all_rows(answers)):
@@ -134,7 +133,7 @@ def at_turn(scope: Scope, payload: dict[str, Any]) -> Row | None:
         try:
             rows = scope.client.read("listVirtualMachines", id=payload["id"], details=DETAILS).items
         except CloudStackError as error:
-            if error.code not in disks.NO_SUCH_ROW:
+            if error.code not in NO_SUCH_ROW:
                 raise
             rows = []
         return next((row for row in rows if row.get("state") not in HIDDEN), None)

@@ -38,9 +38,12 @@ from translator_service.networking import egress, networks, projection, subnetwo
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
-from translator_service.resources import disk_types, disks, images, machine_types
+from translator_service.resources import disk_types, machine_types
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.disk_types import DiskType
+from translator_service.resources.disks import claims
+from translator_service.resources.disks import view as disk_view
+from translator_service.resources.images import references, templates
 from translator_service.resources.instances import find, metadata, view
 from translator_service.resources.instances.delete import clear_away, destroy
 from translator_service.rpc import rpc
@@ -84,7 +87,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     if wanted.hostname and wanted.hostname.partition(".")[0] != wanted.name:
         raise unsupported("resource.hostname", "the host name is the name of the instance.")
     _check_free(scope, zone, wanted.name)
-    disks.check_free(scope.client, scope, zone, disk["name"], wanted.name)
+    claims.check_free(scope.client, scope, zone, disk["name"], wanted.name)
 
     for account in wanted.serviceAccounts:
         if account.email == "default":
@@ -181,7 +184,7 @@ def _boot_disk(
     field = "resource.disks[0]"
     if not wanted.disks and wanted.image:
         # API version v1beta16: the image stands in the instance itself, and the disk goes with it.
-        asked = images.resolve(scope, wanted.image, zone, "resource.image")
+        asked = references.resolve(scope, wanted.image, zone, "resource.image")
         return _kept_disk(
             wanted.name, pb.AttachedDisk(autoDelete=True), asked, _DEFAULT_TYPE, "resource.image", machine
         )
@@ -203,8 +206,8 @@ def _boot_disk(
         raise unsupported(f"{field}.sourceSnapshot", "it is not supported here.")
     if not initial.sourceImage:
         raise required(f"{field}.sourceImage")
-    asked = images.resolve(scope, initial.sourceImage, zone, f"{field}.sourceImage")
-    if initial.architecture and initial.architecture != images.architecture(asked.row):
+    asked = references.resolve(scope, initial.sourceImage, zone, f"{field}.sourceImage")
+    if initial.architecture and initial.architecture != templates.architecture(asked.row):
         raise invalid(f"{field}.architecture", f"'{initial.architecture}'. It is not the image's.")
     if initial.diskName:
         naming.check_new_name(initial.diskName, f"{field}.diskName")
@@ -216,7 +219,7 @@ def _boot_disk(
 
 
 def _kept_disk(
-    instance: str, disk: pb.AttachedDisk, asked: images.Asked, disk_type: DiskType, field: str, machine: Row
+    instance: str, disk: pb.AttachedDisk, asked: references.Asked, disk_type: DiskType, field: str, machine: Row
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
     parameters = {"templateid": asked.row["id"]}
     if disk_type.row is not None:
@@ -231,7 +234,7 @@ def _kept_disk(
         "interface": "SCSI",
         **{key: value for key, value in fields.kept(disk).items() if key != "initializeParams"},
     }
-    tags = disks.tags_for(name, disk.initializeParams, disk.guestOsFeatures, disk_type, asked)
+    tags = disk_view.tags_for(name, disk.initializeParams, disk.guestOsFeatures, disk_type, asked)
     return kept, tags, parameters
 
 
@@ -240,7 +243,7 @@ def _boot_size(
 ) -> int:
     """The size in GB that the disk will have, and the parameter that makes it so."""
     initial = disk.initializeParams
-    least = disks.size_gb(int(template.get("size", 0)))
+    least = disk_view.size_gb(int(template.get("size", 0)))
     size = (initial.diskSizeGb if initial.HasField("diskSizeGb") else 0) or disk.diskSizeGb
     if size and size < least:
         raise invalid(field, f"'{size}'. Requested disk size cannot be smaller than the image size ({least} GB)")
@@ -340,7 +343,7 @@ def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str)
 def do_insert(run: Run) -> None:
     zone = places.resolve_zone(run.scope, run.payload["zone"])
     try:
-        with disks.name_held(run, zone, run.payload["disk"], run.payload["name"]):
+        with claims.name_held(run, zone, run.payload["disk"], run.payload["name"]):
             _insert(run, zone)
     except Exception:
         metadata.forget_metadata(run.scope, run.payload.get("document", ""))

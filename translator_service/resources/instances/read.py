@@ -19,7 +19,10 @@ from translator_service.gce.naming import Index, number
 from translator_service.gce.times import from_cloudstack
 from translator_service.networking import networks
 from translator_service.places import Zone
-from translator_service.resources import disk_types, disks, images, machine_types
+from translator_service.resources import disk_types, machine_types
+from translator_service.resources.disks import view as disk_view
+from translator_service.resources.disks.find import of_machine
+from translator_service.resources.images import templates
 from translator_service.resources.instances.find import AWAITED, awaited, find, path, under_way
 from translator_service.resources.instances.view import DETAILS, disk_of, index, to_instance
 from translator_service.rpc import rpc
@@ -30,7 +33,7 @@ def catalogs(scope: Scope) -> list[Any]:
     """The cached lists that an instance's links come from."""
     return [
         scope.catalog(kind(scope))
-        for kind in (places.kind, networks.kind, machine_types.kind, disk_types.kind, images.kind)
+        for kind in (places.kind, networks.kind, machine_types.kind, disk_types.kind, templates.kind)
     ]
 
 
@@ -42,7 +45,7 @@ def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
     sources: list[Any] = [*answers, *catalogs(scope)]
     if disk_of(row):
         return Reading(lambda: to_instance(scope, zone, name, row, None, busy), sources, (busy,))
-    volumes, names, found = disks.of_machine(scope, zone, row, name)
+    volumes, names, found = of_machine(scope, zone, row, name)
     build = lambda: to_instance(scope, zone, name, row, volumes, busy, names.get)  # noqa: E731
     return Reading(build, [*sources, *found], (busy,))
 
@@ -61,10 +64,10 @@ def _read(scope: Scope, zone: Zone | None) -> Reading[Items]:
         disks_of: dict[str, list[Row]] = {}
         for volume in all_rows(volumes):
             disks_of.setdefault(volume["zoneid"], []).append(volume)
-            if volume.get("virtualmachineid") and disks.is_shown(volume):
+            if volume.get("virtualmachineid") and disk_view.is_shown(volume):
                 by_machine.setdefault(volume["virtualmachineid"], []).append(volume)
         # Only what is shown of a list is built.
-        names = cache(lambda zone_id: disks.names(disks_of.get(zone_id, ())))
+        names = cache(lambda zone_id: disk_view.names(disks_of.get(zone_id, ())))
         by_zone: dict[str, list[Row]] = {}
         for row in all_rows(answers):
             by_zone.setdefault(row["zoneid"], []).append(row)

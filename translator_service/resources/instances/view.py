@@ -21,7 +21,9 @@ from translator_service.kept import fields
 from translator_service.networking import networks, subnetworks
 from translator_service.networking.projection import tags_of
 from translator_service.places import Zone
-from translator_service.resources import disks, images, machine_types
+from translator_service.resources import machine_types
+from translator_service.resources.disks import view as disk_view
+from translator_service.resources.images import templates
 from translator_service.resources.instances.metadata import metadata_of
 from translator_service.scope import Scope
 
@@ -99,7 +101,7 @@ def to_instance(
 ) -> pb.Instance:
     """A row of listVirtualMachines. volumes: its rows of listVolumes, None when the details tell the boot disk.
 
-    disk_name: the name of a volume by its uuid, where it is known among those of its zone (see disks.names).
+    disk_name: the name of a volume by its uuid, where it is known among those of its zone.
     """
     scope.environment.ids.remember(row["id"])
     found: dict[str, str] = row.get("details") or {}
@@ -216,7 +218,7 @@ def _add_disks(
     for position, volume in enumerate(rows):
         is_boot = volume.get("type") == "ROOT"
         # What is kept of the boot disk is its name when there is no better word: the volume's own is what finds it.
-        name = boot["name"] if volumes is None else disk_name(volume["id"]) or disks.name_of(volume)
+        name = boot["name"] if volumes is None else disk_name(volume["id"]) or disk_view.name_of(volume)
         disk = instance.disks.add(
             kind="compute#attachedDisk",
             type="PERSISTENT",
@@ -227,8 +229,8 @@ def _add_disks(
             boot=is_boot,
             autoDelete=boot.get("autoDelete", True) if is_boot else False,
             interface="SCSI",
-            diskSizeGb=disks.size_gb(int(volume.get("size", 0))),
-            architecture=images.architecture_of(scope, volume.get("templateid")),
+            diskSizeGb=disk_view.size_gb(int(volume.get("size", 0))),
+            architecture=templates.architecture_of(scope, volume.get("templateid")),
         )
         if is_boot:
             fields.put(disk, boot, _DISK_SETTINGS)

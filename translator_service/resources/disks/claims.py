@@ -1,0 +1,54 @@
+"""A name is one disk's in its zone, also while several operations are about to make one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gstack.kernel.errors import already_exists
+from translator_service.cloudstack.client import Client
+from translator_service.gce.naming import slug
+from translator_service.kept import tags
+from translator_service.operations.run import Run
+from translator_service.places import Zone
+from translator_service.resources.disks.find import unique_rows
+from translator_service.resources.disks.view import DESTROYED_MACHINE, is_shown, name_of
+from translator_service.scope import Scope
+
+# Documents in the store: disks that operations are about to make, by zone and name.
+_CLAIMS = "disk-names"
+
+
+def check_free(client: Client, scope: Scope, zone: Zone, name: str, instance: str) -> None:
+    """Raise 409 when a disk of the zone has this name. instance: the one that is to be made, of which there is none."""
+    where = {"zoneid": zone.id}
+    questions = [("listVolumes", {"name": name, **where}), ("listVolumes", {**tags.question(tags.NAME, name), **where})]
+    if name != instance:
+        # A boot disk made elsewhere has the name of its machine.
+        questions.append(("listVirtualMachines", {"name": name, "details": "min", **where}))
+    named, tagged, *machines = client.read_many(questions)
+    rows = unique_rows([named, tagged])
+    for machine in unique_rows(machines):
+        if slug(machine["name"]) == name and machine.get("state") not in DESTROYED_MACHINE:
+            rows += client.read("listVolumes", virtualmachineid=machine["id"], type="ROOT").items
+    if any(is_shown(row) and name_of(row) == name for row in rows):
+        raise already_exists(scope.links.path(zone.path, "disks", name))
+
+
+@contextmanager
+def name_held(run: Run, zone: Zone, name: str, instance: str) -> Iterator[None]:
+    """Make a disk of this name, if nobody else has one, or makes one in another operation. Raises 409."""
+    store, owner, key, claim = run.scope.store, run.scope.project.key, f"{zone.id}/{name}", run.name.encode()
+    if not store.put_document(owner, _CLAIMS, key, claim, expected=None):
+        known = store.document(owner, _CLAIMS, key)
+        if known != claim:
+            holder = store.operation(owner, known.decode()) if known else None
+            if (holder and holder["status"] != "DONE") or not store.put_document(owner, _CLAIMS, key, claim, known):
+                raise already_exists(run.scope.links.path(zone.path, "disks", name))
+    try:
+        run.look("disk-name-free", lambda scope: check_free(scope.client, scope, zone, name, instance))
+        yield
+    except Exception:
+        store.delete_document(owner, _CLAIMS, key)
+        raise
+    store.delete_document(owner, _CLAIMS, key)
