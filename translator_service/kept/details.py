@@ -56,11 +56,11 @@ def unpack(details: dict[str, str], key: str, default: Any) -> Any:
 
 def replaced(details: dict[str, str], key: str, value: Any) -> dict[str, str]:
     """All details with one value changed, chunks of the old one gone."""
-    rest = {name: text for name, text in details.items() if name != key and not _is_chunk(name, key)}
+    rest = {name: text for name, text in details.items() if name != key and not is_chunk(name, key)}
     return rest | pack(key, value)
 
 
-def _is_chunk(name: str, key: str) -> bool:
+def is_chunk(name: str, key: str) -> bool:
     return name.startswith(key + ".") and name[len(key) + 1 :].isdigit()
 
 

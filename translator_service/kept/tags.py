@@ -1,4 +1,5 @@
-"""GCE data in CloudStack's resource tags: names and labels of disks and addresses, and what else is kept of disks.
+"""GCE data in CloudStack's resource tags: names and labels of disks, snapshots, images and addresses, and what else is
+kept of them.
 
 Values are written as those of VM details are (see details.py), in chunks of at most 255 characters, the limit of a tag.
 """
@@ -13,7 +14,10 @@ from translator_service.kept import details
 _CHUNK = 255
 
 NAME = "gce-name"
+# What is kept of a disk, a snapshot or an image that CloudStack has no field for: a JSON object of a tag each.
 DISK = "gce-disk"
+SNAPSHOT = "gce-snapshot"
+IMAGE = "gce-image"
 LABELS = "gce-labels"
 EPHEMERAL = "gce-ephemeral"
 
@@ -31,6 +35,11 @@ def labels(row: Row) -> dict[str, str]:
 def pack(key: str, value: Any) -> dict[str, str]:
     """The tags that hold a value; {} for an empty one."""
     return details.pack(key, value, _CHUNK)
+
+
+def is_part(name: str, key: str) -> bool:
+    """Whether a tag holds a value of this key, or a chunk of it."""
+    return name == key or details.is_chunk(name, key)
 
 
 def parameters(tags: dict[str, str]) -> dict[str, str]:
