@@ -22,9 +22,9 @@ from pathlib import Path
 # Projects that clients ask for images without being told to (gcutil, gcloud, libcloud).
 PUBLIC_IMAGE_PROJECTS = (
     "centos-cloud", "coreos-cloud", "cos-cloud", "debian-cloud", "fedora-cloud", "fedora-coreos-cloud",
-    "opensuse-cloud", "rhel-cloud", "rhel-sap-cloud", "rocky-linux-cloud", "suse-byos-cloud", "suse-cloud",
-    "suse-sap-cloud", "ubuntu-os-cloud", "ubuntu-os-pro-cloud", "windows-cloud", "windows-sql-cloud", "google",
-    "google-containers",
+    "opensuse-cloud", "oracle-linux-cloud", "rhel-cloud", "rhel-sap-cloud", "rocky-linux-accelerator-cloud",
+    "rocky-linux-cloud", "suse-byos-cloud", "suse-cloud", "suse-sap-cloud", "ubuntu-os-accelerator-images",
+    "ubuntu-os-cloud", "ubuntu-os-pro-cloud", "windows-cloud", "windows-sql-cloud", "google", "google-containers",
 )  # fmt: skip
 
 
