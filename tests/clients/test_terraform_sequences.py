@@ -62,7 +62,7 @@ class Terraform(Session):
             "name": config["name"],
             "networkInterfaces": [
                 {
-                    "network": f"projects/demo/global/networks/{config['network']}",
+                    **self.network(config),
                     "accessConfigs": [
                         {"type": "ONE_TO_ONE_NAT", **({"networkTier": tier} if (tier := access.get("tier")) else {})}
                         for access in config.get("access", [])
@@ -73,6 +73,14 @@ class Terraform(Session):
             "scheduling": config.get("scheduling", {"automaticRestart": True}),
             "tags": {"items": config["tags"]} if "tags" in config else {},
         }
+
+    def network(self, config: dict[str, Any]) -> dict[str, str]:
+        """A subnetwork by its name is in the region that the zone's name says, or in "" where it has too few parts."""
+        if "subnetwork" not in config:
+            return {"network": f"projects/demo/global/networks/{config['network']}"}
+        parts = config["zone"].split("-")
+        region = "-".join(parts[:-1]) if len(parts) > 2 else ""
+        return {"subnetwork": f"projects/demo/regions/{region}/subnetworks/{config['subnetwork']}"}
 
     def plan(self, config: dict[str, Any]) -> list[str]:
         """What a second plan would change."""
@@ -103,6 +111,8 @@ class Terraform(Session):
             ),
             "zone": (_last(instance["zone"]), config["zone"]),
         }
+        if "subnetwork" in config:
+            state["subnetwork"] = (_last(instance["networkInterfaces"][0]["subnetwork"]), config["subnetwork"])
         if "type" in wanted:
             state["boot_disk.type"] = (_last(disk["type"]), wanted["type"])
         if "size" in wanted:
@@ -168,6 +178,8 @@ PLAIN = {
         },
         {"name": "tf-e2", "machine_type": "e2-micro", "boot_disk": {"image": "debian-cloud/debian-12", "size": 10}},
         {"name": "tf-isolated", "zone": "ch-zh-1", "network": "net-a", "access": []},
+        {"name": "tf-subnetwork", "subnetwork": "default"},
+        {"name": "tf-part", "zone": "ch-zh-1", "network": "net-a", "subnetwork": "net-a", "access": []},
     ],
     ids=lambda changes: changes["name"],
 )

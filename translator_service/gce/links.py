@@ -1,11 +1,12 @@
 """The one builder and the one reader of resource links.
 
 Out: `https://HOST/compute/v1/projects/P/zones/Z/instances/I`, always absolute. In: every spelling that clients send:
-any host, any API version, `projects/P/...`, `zones/Z/...`, a leading or double slash, a bare name.
+any host, any API version, `projects/P/...`, `zones/Z/...`, a leading or double slash, a region left empty, a bare name.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
@@ -14,6 +15,8 @@ from gstack.kernel.errors import invalid
 _SCOPES = ("zones", "regions")
 # What a path may hold as it is (RFC 3986, 3.3): gcutil prints the ends of links as names.
 _PLAIN = "@:!$&'()*+,;="
+# Terraform takes a region from a zone's name, and leaves it empty where that has a single dash.
+_NO_REGION = re.compile(r"(?:^|(?<=/))regions//+(?=subnetworks/)")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def parse(text: str, field: str) -> Reference:
         path = urlsplit(text).path if "://" in text else text
     except ValueError:
         raise invalid(field, f"'{text}'. The URL is malformed.") from None
-    parts = [unquote(unquote(part)) for part in path.split("/") if part]
+    parts = [unquote(unquote(part)) for part in _NO_REGION.sub("", path).split("/") if part]
     if "projects" in parts:
         parts = parts[parts.index("projects") :]
     elif len(parts) > 2 and parts[0] == "compute":
