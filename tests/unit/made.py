@@ -31,8 +31,7 @@ def ask(scope: Scope, name: str, request: Message) -> Any:
 def job(scope: Scope, command: str, **parameters: str) -> dict[str, Any]:
     """The object that an asynchronous command made or changed."""
     result = jobs.run(scope.client, str(uuid.uuid4()), command, parameters, maybe_submitted=False)
-    # `{"virtualmachine": {...}}` without its key, where there is one.
-    return {"id": result.get("id"), **next((value for value in result.values() if isinstance(value, dict)), {})}
+    return {"id": result.get("id"), **jobs.object_of(result)}
 
 
 def first(scope: Scope, command: str, **parameters: str) -> dict[str, Any]:

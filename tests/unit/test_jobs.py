@@ -51,7 +51,7 @@ def names(client: Client) -> list[str]:
 
 def test_a_job_gives_its_result_and_the_new_id(simulated: Cloud, client: Client, machine: dict[str, str]) -> None:
     result = deploy(client, machine, new_job())
-    assert result["virtualmachine"]["id"] == result["id"]
+    assert jobs.object_of(result)["id"] == result["id"]
     assert result["virtualmachine"]["name"] == "web-1"
     assert simulated.app.calls["deployVirtualMachine"] == 1
 
@@ -61,6 +61,7 @@ def test_a_job_without_object(client: Client, machine: dict[str, str]) -> None:
     tags = {"resourceids": created["id"], "resourcetype": "UserVm", "tags[0].key": "k", "tags[0].value": "v"}
     result = jobs.run(client, new_job(), "createTags", tags, maybe_submitted=False)
     assert result.get("success") is True
+    assert jobs.object_of(result) == {}
 
 
 def test_a_lost_answer_starts_no_second_job(simulated: Cloud, client: Client, machine: dict[str, str]) -> None:

@@ -212,3 +212,8 @@ def _outcome(client: Client, job: _Submission, pause: Callable[[float], None]) -
         if time.monotonic() - known > _PATIENCE:
             raise Unfinished("the outcome of the job is not known")
         pause(1.0)
+
+
+def object_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The object inside a job result: `{"virtualmachine": {...}}` without its key; {} when there is none."""
+    return next((value for value in result.values() if isinstance(value, dict)), {})
