@@ -221,6 +221,18 @@ class Volume(Row):
 
 
 @dataclass(kw_only=True, eq=False)
+class Snapshot(Row):
+    name: str
+    account: Account
+    volume: Volume  # also when it is gone
+    zone: Zone
+    size: int  # bytes
+    state: str  # "Allocated" | "Creating" | "BackingUp" | "BackedUp" | "Error"
+    type: str = "MANUAL"  # or the interval of the policy that made it: "HOURLY" ...
+    jobs: list[Job] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, eq=False)
 class PublicAddress(Row):
     address: str
     zone: Zone

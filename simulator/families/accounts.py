@@ -18,6 +18,7 @@ from simulator.world import (
     Network,
     Project,
     PublicAddress,
+    Snapshot,
     User,
     VirtualMachine,
     Volume,
@@ -67,6 +68,7 @@ def usage(world: World, owner: Account) -> dict[str, int]:
         if volume.account is owner and volume.state not in ("Destroy", "Expunging", "Expunged"):
             used["volume"] += 1
             used["primarystorage"] += volume.size // _GIB
+    used["snapshot"] = sum(row.account is owner for row in world.all(Snapshot))
     used["ip"] = sum(row.account is owner and row.state == "Allocated" for row in world.all(PublicAddress))
     used["network"] = sum(row.account is owner for row in world.all(Network))
     used["project"] = sum(row.owner is owner for row in world.all(Project))

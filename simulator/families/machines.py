@@ -14,7 +14,7 @@ from simulator.commands import Call
 from simulator.errors import ApiError
 from simulator.families import addresses, networks, security_groups
 from simulator.index import Index, index
-from simulator.world import Account, Job, ServiceOffering, VirtualMachine, Volume, World, timestamp
+from simulator.world import Account, Job, ServiceOffering, Snapshot, VirtualMachine, Volume, World, timestamp
 
 Step = tuple[float, Callable[[], None]]  # a share of the job's duration, and what happens then
 
@@ -52,6 +52,11 @@ def machines(world: World) -> Index[VirtualMachine]:
 def volumes(world: World) -> Index[Volume]:
     """Disks that are not expunged, by account and by lower-case name."""
     return index(world, Volume, lambda disk: (disk.account, disk.name.lower()))
+
+
+def snapshots(world: World) -> Index[Snapshot]:
+    """Snapshots that are not deleted, by account, by disk and by lower-case name."""
+    return index(world, Snapshot, lambda row: (row.account, row.volume, row.name.lower()))
 
 
 def changed(vm: VirtualMachine) -> None:
@@ -104,6 +109,15 @@ def describe(vm: VirtualMachine) -> str:
         "uuid": vm.id,
     }
     return "VM instance " + json.dumps(shown, separators=(",", ":"))
+
+
+def describe_disk(disk: Volume) -> str:
+    """How CloudStack's texts show a disk."""
+    instance = disk.vm.number if disk.vm else "null"
+    return (
+        f'Volume {{"id":{disk.number},"instanceId":{instance},"name":"{disk.name}","uuid":"{disk.id}",'
+        f'"volumeType":"{disk.type}"}}'
+    )
 
 
 def owner_fields(owner: Account) -> dict[str, Any]:
@@ -348,6 +362,8 @@ def check_limit(call: Call, owner: Account, kind: str, requested: int, code: int
 def _amount(world: World, owner: Account, kind: str) -> int:
     if kind == "volume":
         return sum(row.state != "Destroy" for row in volumes(world).of(owner))
+    if kind == "snapshot":
+        return len(snapshots(world).of(owner))
     rows = [vm for vm in machines(world).of(owner) if vm.state not in ("Destroyed", "Expunging", "Error")]
     if kind == "cpu":
         return sum(vm.cpu_number for vm in rows)

@@ -20,6 +20,7 @@ R = TypeVar("R", bound=Row)
 KINDS: dict[str, type[Row]] = {
     "UserVm": w.VirtualMachine,
     "Volume": w.Volume,
+    "Snapshot": w.Snapshot,
     "Network": w.Network,
     "Template": w.Template,
     "PublicIpAddress": w.PublicAddress,
@@ -30,7 +31,7 @@ KINDS: dict[str, type[Row]] = {
 _SHORT = ("Network", "PublicIpAddress", "FirewallRule")
 # Resource types that CloudStack knows, of which the simulator holds none, or which cannot carry tags.
 _WITHOUT_ROWS = (
-    "Snapshot", "ISO", "LoadBalancer", "PortForwardingRule", "SecurityGroupRule", "Vpc", "NetworkACL", "NetworkACLList",
+    "ISO", "LoadBalancer", "PortForwardingRule", "SecurityGroupRule", "Vpc", "NetworkACL", "NetworkACLList",
     "StaticRoute", "VMSnapshot", "RemoteAccessVpn", "Zone", "ServiceOffering", "Storage", "VpnGateway",
     "CustomerGateway", "AutoScaleVmGroup", "LBStickinessPolicy", "LBHealthCheckPolicy", "SnapshotPolicy", "User",
     "UserData", "DiskOffering", "NetworkOffering",
@@ -111,10 +112,15 @@ def create_tags(call: Call) -> dict[str, Any]:
                 if any(tag["key"].lower() == key.lower() for tag in row.tags):
                     raise errors.internal(f"tag {key} already on {kind} with id {row.id}")
         for row in rows:
-            row.tags += [_render(row, kind, key, value) for key, value in new.items()]
+            add(row, kind, new)
         return {"success": True}
 
     return call.job(create)
+
+
+def add(row: Row, kind: str, new: dict[str, str]) -> None:
+    """Tags of a row, for commands that take them with what they make, too; too long ones are cut without a word."""
+    row.tags += [_render(row, kind, key[:_MAX_LENGTH], value[:_MAX_LENGTH]) for key, value in new.items()]
 
 
 def _render(row: Row, kind: str, key: str, value: str) -> dict[str, Any]:

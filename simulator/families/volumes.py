@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from simulator import errors
@@ -14,15 +15,18 @@ from simulator.families.machines import (
     WORK_DONE,
     check_limit,
     describe,
+    describe_disk,
     owner_fields,
     removed,
     volume,
     volumes,
 )
 from simulator.world import (
+    Account,
     DiskOffering,
     Job,
     ServiceOffering,
+    Snapshot,
     VirtualMachine,
     Volume,
     Zone,
@@ -91,7 +95,8 @@ def render(disk: Volume, *, admin: bool = False) -> dict[str, Any]:
             "serviceofferingname": service.name,
             "serviceofferingdisplaytext": service.display_text,
         }
-    body["isextractable"] = template is None or template.type != "BUILTIN"
+    # Only what boots depends on what its image allows.
+    body["isextractable"] = disk.type == "DATADISK" or template is None or template.type != "BUILTIN"
     if admin:
         body |= {"displayvolume": True}
         if disk.state == "Ready":
@@ -156,9 +161,15 @@ def _tests(call: Call) -> Iterator[Test]:
 
 
 def _submit(
-    call: Call, disk: Volume, effect: Callable[[], None], vms: Iterable[VirtualMachine] = (), *, created: bool = False
+    call: Call,
+    disk: Volume,
+    effect: Callable[[], None],
+    vms: Iterable[VirtualMachine] = (),
+    *,
+    created: bool = False,
+    shown: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """A job on a disk, with the disk as its result; it waits for the jobs of the VMs it concerns."""
+    """A job on a disk, with the disk (and `shown`) as its result; it waits for the jobs of the VMs it concerns."""
     world = call.world
     wait = max([0.0, *(vm.busy_until - world.now for vm in vms)])
     begun: list[Job] = []
@@ -176,12 +187,12 @@ def _submit(
         disk.jobs.remove(job)
         if outcome:
             raise outcome[0]
-        shown = render(disk, admin=call.is_admin) | {"tags": list(disk.tags)}
+        body = {**render(disk, admin=call.is_admin), **shown, "tags": list(disk.tags)}
         if disk.moved:
             # CloudStack has made a new row of it, where its job does not find it.
             disk.moved, job.instance_id = False, None
-            return {"volume": shown}
-        return {"volume": shown | {"jobid": job.id, "jobstatus": 0}}
+            return {"volume": body}
+        return {"volume": body | {"jobid": job.id, "jobstatus": 0}}
 
     world.at(wait + WORK_DONE * call.duration(), work)
     answer = call.job(
@@ -211,9 +222,11 @@ def _check_owner(call: Call, disk: Volume) -> None:
 @command("createVolume")
 def create_volume(call: Call) -> dict[str, Any]:
     offering, zone = call.row(DiskOffering, "diskofferingid"), call.row(Zone, "zoneid")
-    vm = call.row(VirtualMachine, "virtualmachineid")
+    vm, snapshot = call.row(VirtualMachine, "virtualmachineid"), call.row(Snapshot, "snapshotid")
     call.check_named_account()
     owner = call.owner()
+    if snapshot is not None:
+        return _create_from_snapshot(call, snapshot, owner, vm)
     if offering is None:
         raise errors.invalid("At least one of disk Offering ID or snapshot ID must be passed whilst creating volume")
     size = disk_size(offering, call.integer("size"))
@@ -237,6 +250,48 @@ def create_volume(call: Call) -> dict[str, Any]:
             _attach(call, disk, vm, None)
 
     return _submit(call, disk, created, created=True)
+
+
+def _create_from_snapshot(call: Call, snapshot: Snapshot, owner: Account, vm: VirtualMachine | None) -> dict[str, Any]:
+    """A disk as large as the snapshot; only that of a boot disk may get another offering, which gives it its size."""
+    call.check_access(snapshot.account)
+    source, offering = snapshot.volume, call.row(DiskOffering, "diskofferingid")
+    zone = call.row(Zone, "zoneid") or snapshot.zone
+    if snapshot.removed or snapshot.state != "BackedUp":
+        raise errors.invalid(
+            f"Snapshot id={snapshot.number} is not in BackedUp state yet and can't be used for volume creation"
+        )
+    size = snapshot.size
+    if offering is not None:
+        if source.type != "ROOT":
+            raise errors.invalid(
+                "Disk Offering ID cannot be passed whilst creating volume from snapshot other than ROOT disk snapshots"
+            )
+        size = disk_size(offering, call.integer("size")) * GIB
+    if size < snapshot.size:
+        raise errors.invalid(
+            f"Invalid size for volume creation: {size // GIB}GB, snapshot size is: {snapshot.size // GIB}GB"
+        )
+    check_limit(call, owner, "volume", 1)
+    disk = add_volume(
+        call.world,
+        owner,
+        zone,
+        name=call.text("name") or call.world.new_id(),
+        type="DATADISK",
+        size=size,
+        state="Creating",
+        offering=offering or source.offering,
+        template=source.template,
+        service_offering=None if offering else source.service_offering,
+    )
+
+    def created() -> None:
+        disk.state = "Ready"
+        if vm is not None:
+            _attach(call, disk, vm, None)
+
+    return _submit(call, disk, created, created=True, shown={"snapshotid": snapshot.id})
 
 
 @command("resizeVolume")
@@ -355,7 +410,7 @@ def _attach(call: Call, disk: Volume, vm: VirtualMachine, device: int | None) ->
     if device is None:
         device = next(number for number in range(1, 64) if number not in used and number != CD_DEVICE)
     if device in used:
-        raise errors.internal(f"deviceId {device} is used by vol {_describe(used[device])} on vm {describe(vm)}")
+        raise errors.internal(f"deviceId {device} is used by vol {describe_disk(used[device])} on vm {describe(vm)}")
     if device == CD_DEVICE:
         raise errors.internal("deviceId 3 is reserved for CD-ROM")
     if disk.state == "Allocated" and vm.state == "Stopped":
@@ -363,14 +418,6 @@ def _attach(call: Call, disk: Volume, vm: VirtualMachine, device: int | None) ->
     attach(disk, vm, device)
     disk.type = "ROOT" if device == 0 else "DATADISK"
     disk.state, disk.attached = "Ready", call.world.now
-
-
-def _describe(disk: Volume) -> str:
-    instance = disk.vm.number if disk.vm else "null"
-    return (
-        f'Volume {{"id":{disk.number},"instanceId":{instance},"name":"{disk.name}","uuid":"{disk.id}",'
-        f'"volumeType":"{disk.type}"}}'
-    )
 
 
 @command("detachVolume")

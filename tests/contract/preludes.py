@@ -180,6 +180,13 @@ def vm_1_data_disk(replay: Replay) -> None:
     replay.call("attachVolume", id=disk, virtualmachineid=replay.ids[VM_1])
 
 
+def vm_1_snapshot(replay: Replay) -> None:
+    """The second of two snapshots of one name."""
+    root = replay.ids[VM_1_ROOT]
+    snapshot: str = replay.call("createSnapshot", volumeid=root, name="snap-1")["id"]
+    replay.ids["e715e83a-01e6-4570-8ded-07bee7e35616"] = snapshot
+
+
 def egress_rules(replay: Replay) -> None:
     """What an earlier run of the recording had left in the network."""
     replay.call("createEgressFirewallRule", networkid=cloud.NET_A, protocol="all", cidrlist="10.1.1.0/24")
@@ -207,8 +214,9 @@ PRELUDES: dict[str, list[Prelude]] = {
         vm_3,
         vm_1_tagged_root,
     ],
+    "e": [vm_1, key_pair, vm_2, measured, stop_vm_2],
     "f": [vm_1, vm_1_data_disk, key_pair, vm_2, egress_rules],
     "h": [vm_1, tagged_group],
-    "i": [vm_1, vm_1_data_disk, key_pair, vm_2, measured, own_things],
+    "i": [vm_1, vm_1_data_disk, vm_1_snapshot, key_pair, vm_2, measured, own_things],
     "l": [vm_1, vm_1_in_group, measured, addresses_before],
 }
