@@ -498,7 +498,8 @@ def _describe(failure: Exception) -> dict[str, Any]:
     elif isinstance(failure, OperationError):
         code, message, status = failure.code, failure.message, failure.status
     elif isinstance(failure, ApiError):
-        code, message, status = _CODES.get(failure.code, "INTERNAL_ERROR"), failure.message, failure.code
+        code = _REASONS.get(failure.reason) or _CODES.get(failure.code, "INTERNAL_ERROR")
+        message, status = failure.message, failure.code
     else:
         return _INTERNAL_ERROR
     try:
@@ -507,6 +508,13 @@ def _describe(failure: Exception) -> dict[str, Any]:
         phrase = "ERROR"
     return {"code": code, "message": message, "status": status, "http_message": phrase}
 
+
+# What an answer says at once has a code of its own in an operation.
+_REASONS = {
+    "quotaExceeded": "QUOTA_EXCEEDED",
+    "resourceInUseByAnotherResource": "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE",
+    "resourceNotReady": "RESOURCE_NOT_READY",
+}
 
 _CODES = {
     400: "INVALID_USAGE",
