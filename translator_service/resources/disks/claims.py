@@ -9,6 +9,7 @@ from gstack.kernel.errors import already_exists
 from translator_service.cloudstack.client import Client
 from translator_service.gce.naming import slug
 from translator_service.kept import tags
+from translator_service.operations.held import held
 from translator_service.operations.run import Run
 from translator_service.places import Zone
 from translator_service.resources.disks.find import unique_rows
@@ -38,17 +39,6 @@ def check_free(client: Client, scope: Scope, zone: Zone, name: str, instance: st
 @contextmanager
 def name_held(run: Run, zone: Zone, name: str, instance: str) -> Iterator[None]:
     """Make a disk of this name, if nobody else has one, or makes one in another operation. Raises 409."""
-    store, owner, key, claim = run.scope.store, run.scope.project.key, f"{zone.id}/{name}", run.name.encode()
-    if not store.put_document(owner, _CLAIMS, key, claim, expected=None):
-        known = store.document(owner, _CLAIMS, key)
-        if known != claim:
-            holder = store.operation(owner, known.decode()) if known else None
-            if (holder and holder["status"] != "DONE") or not store.put_document(owner, _CLAIMS, key, claim, known):
-                raise already_exists(run.scope.links.path(zone.path, "disks", name))
-    try:
+    with held(run, _CLAIMS, f"{zone.id}/{name}", run.scope.links.path(zone.path, "disks", name)):
         run.look("disk-name-free", lambda scope: check_free(scope.client, scope, zone, name, instance))
         yield
-    except Exception:
-        store.delete_document(owner, _CLAIMS, key)
-        raise
-    store.delete_document(owner, _CLAIMS, key)
