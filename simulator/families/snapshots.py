@@ -175,7 +175,7 @@ def delete_snapshot(call: Call) -> dict[str, Any]:
                 f'"version":"2.2","volumeId":{row.volume.number}}}] is already destroyed'
             )
             outcome.append(errors.invalid(text))
-        elif row.state not in ("BackedUp", "Error"):
+        elif row.state not in ("Allocated", "BackedUp", "Error"):
             text = f"Failed to delete snapshotshot {row.id} due to it is not in BackedUp Status"
             outcome.append(errors.invalid(text))
         else:

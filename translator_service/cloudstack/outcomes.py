@@ -146,6 +146,28 @@ def _detached(client: Client, parameters: dict[str, str], entity: str | None) ->
     return Again("detachVolume", parameters)
 
 
+def _snapshotted(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    """One that was only written down comes to nothing when its job is over."""
+    # Its name alone is another one's too; of the same disk there is none.
+    known = {"id": entity} if entity else {"name": parameters["name"], "volumeid": parameters["volumeid"]}
+    rows = _rows(client, "listSnapshots", showunique="true", **known)
+    if not rows:
+        return Again("createSnapshot", parameters)
+    state, identity = rows[0].get("state"), rows[0]["id"]
+    if state == "BackedUp":
+        return Done({"id": identity, "snapshot": rows[0]})
+    if state in ("Allocated", "Error", "Destroying", "Destroyed"):
+        raise without_result("createSnapshot", identity)
+    return None
+
+
+def _snapshot_deleted(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    rows = _rows(client, "listSnapshots", showunique="true", id=parameters["id"])
+    if not rows or rows[0].get("state") == "Destroyed":
+        return Done()
+    return None if rows[0].get("state") == "Destroying" else Again("deleteSnapshot", parameters)
+
+
 _LOOKS: dict[str, Look] = {
     "deployVirtualMachine": _deployed,
     "startVirtualMachine": _power("startVirtualMachine", "Running", "Stopped"),
@@ -156,4 +178,6 @@ _LOOKS: dict[str, Look] = {
     "disassociateIpAddress": _disassociated,
     "createTags": _tagged,
     "detachVolume": _detached,
+    "createSnapshot": _snapshotted,
+    "deleteSnapshot": _snapshot_deleted,
 }
