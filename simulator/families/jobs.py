@@ -7,7 +7,7 @@ from typing import Any
 from simulator import errors
 from simulator.commands import Call, Listing, command
 from simulator.families.machines import set_state
-from simulator.world import Job, VirtualMachine, World, timestamp
+from simulator.world import Job, Snapshot, VirtualMachine, World, timestamp
 
 _SERVER = {"managementserverid": "5f0b6b52-4a0a-4c86-9b7c-6d4b0f0a9d11", "managementservername": "simulator"}
 
@@ -77,6 +77,8 @@ def restart(world: World, *, told: bool) -> None:
             job.status, job.result_code, job.completed = 2, 530, world.now
             text = "job cancelled because of management server restart or shutdown"
             job.result = {"errorcode": 530, "errortext": text} if told else None
+    for snapshot in world.all(Snapshot):
+        snapshot.jobs.clear()
     for vm in world.all(VirtualMachine):
         vm.jobs.clear()
         vm.busy_until = world.now

@@ -64,6 +64,7 @@ _NAMES = "snapshot-names"
 # KVM and VMware take one snapshot of a machine's disks at a time.
 _BUSY = "other active snapshot tasks"
 _PAUSES = (0.5, 1.0, 2.0)
+_LATER = 5.0
 _WORD = re.compile(r"[a-z0-9]+")
 _KIND = "Snapshot"
 
@@ -391,7 +392,7 @@ def _begin(run: Run, step: str, volume: str, disk: str, name: str, tagged: dict[
             _check_is_later(run, volume, disk, refusal)
         if pause:
             run.pause(pause)
-    raise Parked(f"no snapshot of '{disk}' can be taken yet", 5.0)
+    raise Parked(f"no snapshot of '{disk}' can be taken yet", _LATER)
 
 
 def _check_is_later(run: Run, volume: str, disk: str, refusal: CloudStackError) -> None:
@@ -425,7 +426,7 @@ def _await_usable(run: Run, scope: Scope, identity: str) -> None:
             raise OperationError("RESOURCE_NOT_READY", "The snapshot could not be taken: it has failed in storage.")
         if pause:
             run.pause(pause)
-    raise Parked("the snapshot is not usable yet", 5.0)
+    raise Parked("the snapshot is not usable yet", _LATER)
 
 
 # Deleting
