@@ -25,6 +25,7 @@ NOT_SHOWN = {
     "Tags.fingerprint": "a guard",
     "Metadata.fingerprint": "a guard",
     "InstancesSetLabelsRequest.labelFingerprint": "a guard",
+    "GlobalSetLabelsRequest.labelFingerprint": "a guard",
 }
 
 # Values that must be right, and not only of the right type. A function gets what was prepared.
@@ -70,6 +71,11 @@ SAMPLES: dict[str, Any] = {
     "Instance.hostname": f"{NAME}.example.org",
     "Instance.reservationAffinity.consumeReservationType": "NO_RESERVATION",
     "Instance.keyRevocationActionType": "STOP",
+    "Snapshot.name": NAME,
+    "Snapshot.sourceDisk": f"zones/{ZONE}/disks/{NAME}-disk",
+    "Snapshot.storageLocations[]": "europe-west6",
+    "Snapshot.labels": {"keep": "weekly"},
+    "GlobalSetLabelsRequest.labels": {"keep": "daily"},
     "Tags.items[]": "db",
     "Metadata.items[].key": "another-key",
     "InstancesSetLabelsRequest.labels": {"owner": "dev"},
@@ -193,6 +199,14 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
         found = it.call("GET", f"{instances}/{NAME}")[path]
         it.read[name] = {"labels": found} if path == "labels" else found
 
+    snapshots = "/global/snapshots"
+    it.done(it.call("POST", snapshots, it.body("Snapshot")))
+    it.read["Snapshot"] = it.call("GET", f"{snapshots}/{NAME}")
+    permissions = it.body("TestPermissionsRequest")
+    it.read["TestPermissionsRequest"] = it.call("POST", f"{snapshots}/{NAME}/testIamPermissions", permissions)
+    it.done(it.call("POST", f"{snapshots}/{NAME}/setLabels", it.body("GlobalSetLabelsRequest")))
+    it.read["GlobalSetLabelsRequest"] = it.call("GET", f"{snapshots}/{NAME}")
+
     # Directions have fields of their own.
     ingress, egress = it.body("Firewall", "destinationRanges[]"), it.body("Firewall", "sourceRanges[]", "sourceTags[]")
     ingress |= {"direction": "INGRESS"}
@@ -204,6 +218,7 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     it.read["Firewall"] = {**found[0], "destinationRanges": found[1]["destinationRanges"]}
     yield it
 
+    it.done(it.call("DELETE", f"{snapshots}/{NAME}"))
     machine = cloud(stack, "listVirtualMachines", name=NAME)["virtualmachine"][0]["id"]
     cloud(stack, "updateVirtualMachine", id=machine, deleteprotection="false")
     it.done(it.call("DELETE", f"{instances}/{NAME}"))
