@@ -187,6 +187,43 @@ def vm_1_snapshot(replay: Replay) -> None:
     replay.ids["e715e83a-01e6-4570-8ded-07bee7e35616"] = snapshot
 
 
+def other_installation(replay: Replay) -> None:
+    """Zones, offerings and an image by the ids that another installation has for them."""
+    named = {
+        "listZones": {"Sandbox-simulator": "36cdeba3-2632-403f-bd0c-48db1ccdc28e"}
+        | {"CH-GV2": "b187cb2d-8604-4a64-ae97-2716b53cda63"},
+        "listServiceOfferings": {
+            "Micro": "acdde65e-fa96-4a29-a007-9fb4b6a66ead",
+            "Tiny": "b4720210-7618-44c0-8c03-625d7ba8c905",
+            "Small": "b7f16a8c-219f-40fc-bf08-49d9e78de38d",
+            "Custom": "65e97aa6-d93d-43b8-b59a-9b34f2c27266",
+            "Huge": "b2f72578-f502-4a73-b055-bee365e3a046",
+        },
+        "listDiskOfferings": {
+            "SSD": "57561107-0d2e-4d07-82a5-173384dffd80",
+            "20GB": "02654db6-c628-499e-8ee6-ac14a5e14af3",
+        },
+        "listNetworkOfferings": {
+            "DefaultIsolatedNetworkOfferingWithSourceNatService": "6e0e9b8a-c1ea-4aed-81c7-faa08b83a2c3"
+        },
+    }
+    for command, ids in named.items():
+        (rows,) = (value for value in replay.call(command).values() if isinstance(value, list))
+        replay.ids |= {ids[row["name"]]: row["id"] for row in rows if row["name"] in ids}
+    world = replay.world
+    (ian,) = (row for row in world.all(Account) if row.name == "ian@example.org")
+    world.add(
+        Template,
+        id="6426d90c-4973-4d5d-b6e9-3182b18b54d1",
+        name="Linux Debian 12 64-bit",
+        display_text="Linux Debian 12 64-bit",
+        size=10 * 1024**3,
+        account=ian,
+        os_name="CentOS 5.6 (64-bit)",
+        dynamically_scalable=False,
+    )
+
+
 def egress_rules(replay: Replay) -> None:
     """What an earlier run of the recording had left in the network."""
     replay.call("createEgressFirewallRule", networkid=cloud.NET_A, protocol="all", cidrlist="10.1.1.0/24")
@@ -218,5 +255,6 @@ PRELUDES: dict[str, list[Prelude]] = {
     "f": [vm_1, vm_1_data_disk, key_pair, vm_2, egress_rules],
     "h": [vm_1, tagged_group],
     "i": [vm_1, vm_1_data_disk, vm_1_snapshot, key_pair, vm_2, measured, own_things],
+    "u": [other_installation],
     "l": [vm_1, vm_1_in_group, measured, addresses_before],
 }

@@ -22,7 +22,7 @@ from simulator.app import Simulator
 from simulator.commands import HANDLERS
 from simulator.world import Job
 from tests.contract import recorded_cloud as cloud
-from tests.contract.differences import ALLOWED, SKIPPED_COMMANDS, WAITS
+from tests.contract.differences import ALLOWED, REPLAYED, SKIPPED_COMMANDS, WAITS
 from tests.contract.preludes import PRELUDES
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
@@ -80,7 +80,7 @@ class Replay:
 
     def __init__(self, name: str):
         self.name = name
-        self.world, self.clock = cloud.build(with_net_a=name != "c")
+        self.world, self.clock = cloud.build(with_net_a=name not in ("c", "u"))
         self.app = Simulator(self.world)
         self.ids: dict[str, str] = {}
         self.likely_ids = cloud.known_ids(self.world)  # until an answer says otherwise
@@ -154,7 +154,7 @@ class Replay:
                 prelude(self)
         except Exception as error:  # the rest is worth seeing nevertheless
             report.mismatches.append(Mismatch(-1, "prelude", [f"{error!r} ({_where(error)})"]))
-        for index, exchange in enumerate(cloud.recording(self.name)):
+        for index, exchange in enumerate(cloud.recording(self.name)[: REPLAYED.get(self.name)]):
             if self._skips(exchange):
                 report.skipped += 1
                 continue

@@ -9,7 +9,7 @@ from tests.contract.differences import SKIPPED_COMMANDS
 from tests.contract.replay import Replay
 
 
-@pytest.mark.parametrize("name", ["a", "b", "c", "c2", "d", "e", "f", "h", "i", "l"])
+@pytest.mark.parametrize("name", ["a", "b", "c", "c2", "d", "e", "f", "h", "i", "l", "u"])
 def test_the_simulator_answers_as_recorded(name: str) -> None:
     report = Replay(name).run()
     assert not report.mismatches and not report.allowed_unused, f"\n{report}"
