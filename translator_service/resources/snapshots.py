@@ -27,6 +27,7 @@ from translator_service.gce.naming import Index, number, slug
 from translator_service.gce.times import from_cloudstack
 from translator_service.kept import details, fields, tags
 from translator_service.operations import engine
+from translator_service.operations.cleanup import clear_away
 from translator_service.operations.held import held
 from translator_service.operations.run import OperationError, Parked, Run, handler
 from translator_service.places import Zone
@@ -34,7 +35,6 @@ from translator_service.resources.disks import find as disk_find
 from translator_service.resources.disks import intents
 from translator_service.resources.disks.find import unique_rows
 from translator_service.resources.disks.view import size_gb, to_disk
-from translator_service.resources.instances.delete import clear_away
 from translator_service.resources.tagged import Labelled, sets_labels
 from translator_service.rpc import rpc
 from translator_service.scope import Scope

@@ -6,10 +6,9 @@ until CloudStack expunges it by itself (`expunge.delay` and `expunge.interval`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
-import structlog
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
@@ -20,12 +19,11 @@ from translator_service.cloudstack.rows import Row
 from translator_service.kept.tags import EPHEMERAL, NAME
 from translator_service.networking import projection
 from translator_service.operations import engine
+from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.resources.instances import find, metadata, view
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
-
-log = structlog.get_logger()
 
 
 @rpc(
@@ -94,16 +92,6 @@ def do_delete(run: Run) -> None:
 def _release_of(run: Run, address: Row) -> tuple[str, Callable[[], object]]:
     release = partial(run.job, f"release/{address['id']}", "disassociateIpAddress", id=address["id"])
     return f"The external address {address['ipaddress']} of '{run.payload['name']}'", release
-
-
-def clear_away(run: Run, parts: Sequence[tuple[str, Callable[[], object]]]) -> None:
-    """Each of (what it is, what takes it away), whatever becomes of the rest; what stays is told as a warning."""
-    for what, take_away in parts:
-        try:
-            take_away()
-        except Exception as error:
-            log.warning("cleanup_failed", name=run.name, what=what, error=str(error))
-            run.warn("CLEANUP_FAILED", f"{what} could not be taken away again.")
 
 
 def destroy(run: Run, machine: str, prefix: str = "") -> None:

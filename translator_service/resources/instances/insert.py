@@ -36,6 +36,7 @@ from translator_service.kept.tags import EPHEMERAL, NAME
 from translator_service.kept.tags import parameters as parameters_of
 from translator_service.networking import egress, networks, projection, subnetworks
 from translator_service.operations import engine
+from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disk_types, machine_types
@@ -45,7 +46,7 @@ from translator_service.resources.disks import claims
 from translator_service.resources.disks import view as disk_view
 from translator_service.resources.images import references, templates
 from translator_service.resources.instances import find, metadata, view
-from translator_service.resources.instances.delete import clear_away, destroy
+from translator_service.resources.instances.delete import destroy
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
