@@ -41,7 +41,7 @@ COUNT ?= 5000
 fuzz: setup
 	$(BIN)/python -m benchmarks.fuzz --count $(COUNT)
 
-# The skeleton of a collection of Google's: NAME=snapshots
+# The skeleton of a collection of Google's: NAME=routers
 collection: setup
 	$(BIN)/python -m tests.contract.skeleton $(NAME)
 

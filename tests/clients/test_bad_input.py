@@ -255,7 +255,7 @@ def test_changes_that_cannot_be(client: Session, method: str, path: str, payload
         ("/zones/ch-zh-1/disks/nope", 404, ["zones/ch-zh-1/disks/nope"]),
         ("/nope", 404, []),
         ("/zones/ch-gv2/nope", 404, []),
-        ("/global/snapshots", 400, ["compute.snapshots.list"]),
+        ("/global/httpHealthChecks", 400, ["compute.httpHealthChecks.list"]),
         ("/aggregated/forwardingRules", 400, ["compute.forwardingRules.aggregatedList"]),
         ("/regions/ch/targetPools/x", 400, ["compute.targetPools.get"]),
         ("/zones?filter=nope%20eq%20x", 400, ["nope"]),
@@ -542,6 +542,8 @@ def test_all_answers_are_what_googles_schemas_say(stack: Stack, client: Session)
         first = client.ask("POST", f"/zones/{zone}/instances", wanted)
         check_schema(first, "Operation")
         check_schema(stack.finish(first), "Operation")
+    taken = client.ask("POST", "/zones/ch-gv2/disks/schema-ch-gv2/createSnapshot", {"name": "schema"})
+    check_schema(stack.finish(taken), "Operation")
     rule = {"name": "schema", "allowed": [{"IPProtocol": "tcp", "ports": ["22"]}], "sourceTags": ["a"]}
     operation = stack.finish(client.ask("POST", "/global/firewalls", rule))
     document = client.ask("GET", f"{client.base}/discovery/v1/apis/compute/v1/rest")
@@ -550,6 +552,7 @@ def test_all_answers_are_what_googles_schemas_say(stack: Stack, client: Session)
         "firewall": "schema", "network": "default", "subnetwork": "net-a", "image": "linux-debian-12-64-bit",
         "family": "linux-debian-12-64-bit", "machineType": "micro", "diskType": "pd-ssd", "license": "x",
         "operation": operation["name"],
+        "snapshot": "schema",
         "route": client.ask("GET", "/global/routes")["items"][0]["name"],
     }  # fmt: skip
     ours = {method_id(method) for service in services() for method in service.methods}
@@ -560,7 +563,9 @@ def test_all_answers_are_what_googles_schemas_say(stack: Stack, client: Session)
                 continue
             google = google_methods().get(method["id"], {})
             path = method["path"].removeprefix("{project}")
-            for name, value in values.items():
+            # What IAM calls a resource is one of the collection.
+            of_iam = {"resource": values.get(method["id"].split(".")[1].removesuffix("s"), "")}
+            for name, value in (values | of_iam).items():
                 path = path.replace(f"{{{name}}}", value)
             reply = client.send("GET", path)
             if "{" in path:
@@ -572,6 +577,7 @@ def test_all_answers_are_what_googles_schemas_say(stack: Stack, client: Session)
                 assert "null" not in json.dumps(reply.json())
                 read.add(method["id"])
     assert len(read) >= 38, sorted(read)
-    stack.finish(client.ask("DELETE", "/global/firewalls/schema"))
+    for path in ("/global/firewalls/schema", "/global/snapshots/schema"):
+        stack.finish(client.ask("DELETE", path))
     for zone in ("ch-gv2", "ch-zh-1"):
         stack.finish(client.ask("DELETE", f"/zones/{zone}/instances/schema-{zone}"))

@@ -102,7 +102,7 @@ def test_batch_parts_succeed_and_fail_alone(gcloud: Gcloud) -> None:
             ("GET", f"{base}/zones/nope?alt=json", None),
             ("PUT", f"{base}/zones", None),
             ("GET", "/elsewhere", None),
-            ("GET", f"{base}/global/snapshots?alt=json", None),
+            ("GET", f"{base}/global/httpHealthChecks?alt=json", None),
             ("POST", f"{base}/zones/ch-gv2/instances", {"name": "Bad_Name"}),
             ("GET", "/compute/v1/projects/ian@example.org/zones", None),
             ("POST", "/batch/compute/v1", None),

@@ -246,7 +246,7 @@ def test_long_requests_come_as_forms(gcutil: Gcutil) -> None:
 def test_what_it_cannot_do_yet(gcutil: Gcutil) -> None:
     """One line for the user of gcutil: the message, never a traceback of its JSON reader."""
     for method, path, payload in (
-        ("GET", "/global/snapshots?alt=json", None),
+        ("GET", "/global/httpHealthChecks?alt=json", None),
         ("POST", "/zones/ch-gv2/disks?alt=json", {"kind": "compute#disk", "name": "x", "sizeGb": "500"}),
         ("POST", "/zones/ch-gv2/instances/x/attachDisk?alt=json", {"source": "x"}),
     ):
@@ -257,4 +257,4 @@ def test_what_it_cannot_do_yet(gcutil: Gcutil) -> None:
     url = f"{gcutil.base}/compute/v1beta16/projects/demo/global"
     assert gcutil.send("GET", f"{url}/kernels?alt=json&maxResults=500").json()["items"] == []
     assert gcutil.send("GET", f"{url}/kernels/x?alt=json").status_code == 404
-    assert gcutil.send("GET", f"{url}/snapshots?alt=json").status_code == 400
+    assert gcutil.send("GET", f"{url}/httpHealthChecks?alt=json").status_code == 400

@@ -160,6 +160,24 @@ def change_firewall(client: Client, name: str) -> None:
     assert failure(lambda: client.ask("globalOperations", "get", operation=operation["name"])).status_code == 404
 
 
+def take_snapshots(client: Client, zone: str, disk: str) -> None:
+    name = f"{disk}-snap"
+    client.done(client.ask("disks", "createSnapshot", zone=zone, disk=disk, body={"name": name}))
+    client.done(client.ask("snapshots", "delete", snapshot=name))
+    body = {"name": name, "sourceDisk": f"zones/{zone}/disks/{disk}", "labels": {"env": "test"}}
+    client.done(client.ask("snapshots", "insert", body=body))
+    got = client.ask("snapshots", "get", snapshot=name)
+    assert (got["status"], got["labels"], got["diskSizeGb"]) == ("READY", {"env": "test"}, "20")
+    assert got in client.ask("snapshots", "list")["items"]
+    labels = {"labels": {"a": "b"}, "labelFingerprint": got["labelFingerprint"]}
+    client.done(client.ask("snapshots", "setLabels", resource=name, body=labels))
+    assert failure(lambda: client.ask("snapshots", "setLabels", resource=name, body=labels)).status_code == 412
+    permissions = {"permissions": ["compute.snapshots.delete"]}
+    assert client.ask("snapshots", "testIamPermissions", resource=name, body=permissions) == permissions
+    assert client.ask("snapshots", "getIamPolicy", resource=name)["version"] == 1
+    client.done(client.ask("snapshots", "delete", snapshot=name))
+
+
 def live(client: Client, zone: str, network: str, name: str) -> None:
     where = {"zone": zone}
     one = {"zone": zone, "instance": name}
@@ -218,6 +236,8 @@ def live(client: Client, zone: str, network: str, name: str) -> None:
     assert (changed["status"], changed["labels"], changed["tags"]["items"]) == ("RUNNING", {"a": "b"}, ["db", "web"])
     assert changed["metadata"]["items"] == metadata["items"]
     assert client.ask("instances", "getSerialPortOutput", **one)["contents"] == ""
+
+    take_snapshots(client, zone, name)
 
     client.done(client.ask("instances", "delete", **one))
     assert failure(lambda: client.ask("instances", "get", **one)).status_code == 404
@@ -370,7 +390,7 @@ def test_an_endpoint_besides_the_document(stack: Stack, path: str, end: str) -> 
     nothing = api.interconnects().list(project=PROJECT).execute()
     assert (nothing["kind"], nothing["items"]) == ("compute#interconnectList", [])
     for call in (
-        api.snapshots().insert(project=PROJECT, body={"name": "x"}),
+        api.httpHealthChecks().insert(project=PROJECT, body={"name": "x"}),
         api.firewallPolicies().list(parentId="folders/1"),
     ):
         assert failure(call.execute).error_details[0]["reason"] == "notSupported"

@@ -135,7 +135,7 @@ def test_pages(clients: Clients, size: int) -> None:
                 project=PROJECT, firewall_resource=compute_v1.Firewall(name="Bad_Name")
             ),
         ),
-        (exceptions.BadRequest, lambda some: list(some.snapshots.list(project=PROJECT))),
+        (exceptions.BadRequest, lambda some: list(some.health_checks.list(project=PROJECT))),
     ],
 )
 def test_errors_are_the_librarys_own(clients: Clients, error: type[Exception], call: Callable[[Clients], Any]) -> None:

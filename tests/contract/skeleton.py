@@ -1,4 +1,4 @@
-"""`make collection NAME=snapshots`: the proto and the module of a collection, as far as Google's document tells them.
+"""`make collection NAME=routers`: the proto and the module of a collection, as far as Google's document tells them.
 
 Names, types, paths and enums come from the discovery document of compute v1; comments, and what becomes of each field,
 are for who writes the collection. Nothing that is there already is overwritten.

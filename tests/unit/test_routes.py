@@ -141,7 +141,7 @@ def refused(verb: str, path: str) -> ApiError:
 @pytest.mark.parametrize(
     ("verb", "path", "name"),
     [
-        ("GET", "projects/p/global/snapshots", "compute.snapshots.list"),
+        ("GET", "projects/p/global/httpHealthChecks", "compute.httpHealthChecks.list"),
         ("GET", "projects/p/zones/z/instanceGroupManagers/m", "compute.instanceGroupManagers.get"),
         (
             "POST",
@@ -220,10 +220,12 @@ def test_what_a_cloud_cannot_have_is_not_found(api: Api, path: str) -> None:
 
 
 def test_methods_that_are_not_ours_are_one_series(api: Api) -> None:
-    for name in ("snapshots", "backendServices", "interconnects", "urlMaps"):
+    for name in ("httpHealthChecks", "backendServices", "interconnects", "urlMaps"):
         api.handle(request("GET", f"/compute/v1/projects/p/global/{name}"))
     series = {sample.labels["method"] for family in metrics.HTTP_SECONDS.collect() for sample in family.samples}
-    assert not [name for name in series if name.rpartition(".")[0] in ("compute.snapshots", "compute.interconnects")]
+    assert not [
+        name for name in series if name.rpartition(".")[0] in ("compute.httpHealthChecks", "compute.interconnects")
+    ]
 
 
 def test_projects_may_be_left_out(api: Api, translator: Translator) -> None:
@@ -446,7 +448,7 @@ def test_a_small_cache_is_no_fault(translator: Translator, size: int) -> None:
         (request("POST", LIST_PATH, body=b"{" + b" " * 2000 + b"}"), 413, "uploadTooLarge"),
         (request("POST", LIST_PATH, body=b"{"), 400, "parseError"),
         (request("POST", LIST_PATH, x_http_method_override="BREW"), 400, "invalid"),
-        (request("GET", "/compute/v1/projects/p/global/snapshots"), 400, "notSupported"),
+        (request("GET", "/compute/v1/projects/p/global/httpHealthChecks"), 400, "notSupported"),
     ],
 )
 def test_refusals(api: Api, incoming: Request, status: int, reason: str) -> None:

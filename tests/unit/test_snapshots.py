@@ -16,7 +16,7 @@ from simulator.families import snapshots as simulated_snapshots
 from simulator.families.jobs import restart
 from simulator.world import Account, Snapshot, VirtualMachine, Volume
 from tests.conftest import LINK_BASE, Cloud, OpenScope, recorded, recorded_rows
-from tests.unit.made import ask, first, job, machine, tag, until, volume
+from tests.unit.made import ask, first, job, machine, network, tag, until, volume
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
@@ -306,8 +306,9 @@ def test_a_disk_that_was_never_attached(web: Scope, operations: Finish, monkeypa
     """At once, and when its turn comes."""
     volume(web, "never")
     error = refused(lambda: create(web, disk="never"))
-    assert error.code == 400 and "has never been attached to an instance" in error.message
-    monkeypatch.setattr(snapshots, "_never_attached", lambda disk: ApiError(400, f"never attached: {disk}"))
+    assert error.code == 400
+    path = "projects/demo/zones/ch-zh-1/disks/never"
+    assert f"The disk '{path}' has never been attached to an instance" in error.message
     real = snapshots.disk_find.find
 
     def ready(scope: Scope, zone: Any, text: str) -> Any:
@@ -316,7 +317,7 @@ def test_a_disk_that_was_never_attached(web: Scope, operations: Finish, monkeypa
 
     monkeypatch.setattr(snapshots.disk_find, "find", ready)
     row = operations(web, create(web, disk="never"))
-    assert row["error"]["message"] == "never attached: projects/demo/zones/ch-zh-1/disks/never"
+    assert row["error"]["message"] == error.message
     assert names(web) == [] and not claims(web)
 
 
@@ -382,6 +383,20 @@ def test_a_disk_that_is_moved_is_waited_for(web: Scope, operations: Finish, simu
     assert names(web) == ["snap-1"]
 
 
+def test_a_disk_that_becomes_ready_meanwhile(web: Scope, operations: Finish, simulated: Cloud) -> None:
+    text = 'Volume: Volume {"id":1} is not in Ready state but Snapshotting. Cannot take snapshot.'
+    simulated.app.faults.append(Fault("status", "createSnapshot", status=431, text=text))
+    done(web, operations, create(web))
+    assert names(web) == ["snap-1"]
+
+
+def test_another_refusal_is_told(web: Scope, operations: Finish, simulated: Cloud) -> None:
+    simulated.app.faults.append(Fault("status", "createSnapshot", status=431, text="Snapshots are switched off."))
+    error = operations(web, create(web))["error"]
+    assert (error["status"], error["message"]) == (400, "Snapshots are switched off.")
+    assert names(web) == [] and not claims(web)
+
+
 @pytest.mark.parametrize("state", ["UploadError", "Destroy"])
 def test_a_disk_of_which_none_will_ever_be(web: Scope, operations: Finish, simulated: Cloud, state: str) -> None:
     (disk,) = (row for row in simulated.app.world.all(Volume) if row.name == "data-1")
@@ -391,6 +406,8 @@ def test_a_disk_of_which_none_will_ever_be(web: Scope, operations: Finish, simul
     disk.state = state
     done(web, operations, one)
     assert failed(web, operations, two)[0] == (404 if state == "Destroy" else 400)
+    if state != "Destroy":
+        assert refused(lambda: create(web, "snap-3")).code == 400
     disk.state = "Ready"
     assert names(web) == ["snap-1"]
 
@@ -596,6 +613,20 @@ def test_snapshots_of_others(web: Scope, scope_for: OpenScope, operations: Finis
     assert names(shop) == []
     assert refused(lambda: get(shop)).code == 404
     assert refused(lambda: get(shop, str(get(web).id))).code == 404
+
+
+def test_in_a_project_of_cloudstack(scope_for: OpenScope, operations: Finish) -> None:
+    shop = scope_for("webshop")
+    net = network(shop, "shop-net")["id"]
+    machine(shop, "shop-1", networkids=net)
+    request = disks_pb2.CreateSnapshotDiskRequest(
+        project="webshop", zone="ch-zh-1", disk="shop-1", resource=pb.Snapshot(name="shop", labels={"a": "b"})
+    )
+    done(shop, operations, ask(shop, "Disks.CreateSnapshot", request))
+    assert names(shop) == ["shop"] and dict(get(shop, "shop").labels) == {"a": "b"}
+    assert names(scope_for("demo")) == []
+    done(shop, operations, delete(shop, "shop"))
+    assert names(shop) == []
 
 
 # Deleting, labels, permissions

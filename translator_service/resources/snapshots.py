@@ -63,6 +63,7 @@ _LOST = ("Destroy", "Destroyed", "Destroying", "Expunging", "Expunged")
 _NAMES = "snapshot-names"
 # KVM and VMware take one snapshot of a machine's disks at a time.
 _BUSY = "other active snapshot tasks"
+_NOT_READY = "not in Ready state"
 _PAUSES = (0.5, 1.0, 2.0)
 _LATER = 5.0
 _WORD = re.compile(r"[a-z0-9]+")
@@ -326,15 +327,22 @@ def _submit(scope: Scope, zone: Zone, text: str, wanted: pb.Snapshot, type: str)
 def _disk(scope: Scope, zone: Zone, text: str) -> tuple[str, Row]:
     """(name, row) of a disk that has something in it. Raises 404, and 400 for one that CloudStack has not made yet."""
     if intent := intents.find(scope, zone, text):
-        raise _never_attached(scope.links.path(zone.path, "disks", intent.name))
+        _check_contents(scope.links.path(zone.path, "disks", intent.name), intent.row)
     name, row, _ = disk_find.find(scope, zone, text)
-    if row.get("state") == "Allocated":
-        raise _never_attached(scope.links.path(zone.path, "disks", name))
+    _check_contents(scope.links.path(zone.path, "disks", name), row)
     return name, row
 
 
-def _never_attached(disk: str) -> ApiError:
-    text = f"The disk '{disk}' has never been attached to an instance: there is nothing on it to take a snapshot of."
+def _check_contents(disk: str, row: Row) -> None:
+    """Raises 400 for a disk of which there will be no snapshot, however long one waits."""
+    if row.get("state") == "Allocated":
+        raise _nothing_on(disk, "has never been attached to an instance")
+    if row.get("state") in _FAILED:
+        raise _nothing_on(disk, "has failed")
+
+
+def _nothing_on(disk: str, why: str) -> ApiError:
+    text = f"The disk '{disk}' {why}: there is nothing on it to take a snapshot of."
     return ApiError(400, f"Invalid resource usage: '{text}'.", "invalidUsage")
 
 
@@ -406,12 +414,11 @@ def _check_is_later(run: Run, volume: str, disk: str, refusal: CloudStackError) 
         if error.code not in NO_SUCH_ROW:
             raise
         rows = []
-    state = rows[0].get("state") if rows else "Expunged"
-    if state == "Allocated":
-        raise _never_attached(disk)
-    if state in _LOST:
+    if not rows or rows[0].get("state") in _LOST:
         raise not_found(disk)
-    if state == "Ready" or state in _FAILED:
+    _check_contents(disk, rows[0])
+    # It may have become so between the two answers.
+    if rows[0].get("state") == "Ready" and _NOT_READY not in refusal.text:
         raise refusal
 
 
@@ -470,7 +477,8 @@ def do_delete(run: Run) -> None:
     except CloudStackError as error:
         if error.code not in (431, 530, 536):
             raise
-        text = f"The snapshot resource '{_path(run.scope, name)}' cannot be deleted now: something is made of it."
+        path = _path(run.scope, name)
+        text = f"The snapshot resource '{path}' cannot be deleted while it, or something of it, is being made."
         raise OperationError("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE", text) from None
 
 
