@@ -212,6 +212,8 @@ def other_installation(replay: Replay) -> None:
         replay.ids |= {ids[row["name"]]: row["id"] for row in rows if row["name"] in ids}
     world = replay.world
     (ian,) = (row for row in world.all(Account) if row.name == "ian@example.org")
+    (centos,) = (row for row in world.all(Template) if row.id == CENTOS)
+    replay.ids["ef9b2cc3-e8e3-11f1-b2e3-02fc00000001"] = centos.os_id
     world.add(
         Template,
         id="6426d90c-4973-4d5d-b6e9-3182b18b54d1",
@@ -219,7 +221,8 @@ def other_installation(replay: Replay) -> None:
         display_text="Linux Debian 12 64-bit",
         size=10 * 1024**3,
         account=ian,
-        os_name="CentOS 5.6 (64-bit)",
+        os_name=centos.os_name,
+        os_id=centos.os_id,
         dynamically_scalable=False,
     )
 
