@@ -20,7 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from gateway import others
 from gateway.others import Other
 from gateway.routes import COMPUTE, Route, Router
-from gstack.kernel.contract import comment, enum_values, http_rule, is_map, message_of
+from gstack.kernel.contract import comment, enum_values, format_of, http_rule, is_map, message_of
 
 _TYPES: dict[int, dict[str, str]] = {
     FieldDescriptor.TYPE_STRING: {"type": "string"},
@@ -189,7 +189,7 @@ def _schema(field: FieldDescriptor) -> dict[str, Any]:
 
 def _single(field: FieldDescriptor) -> dict[str, Any]:
     if field.message_type is None:
-        return dict(_TYPES[field.type])
+        return {**_TYPES[field.type], **({"format": one} if (one := format_of(field)) else {})}
     if field.message_type.containing_type is not None:
         return _object(field.message_type)
     return {"$ref": field.message_type.name}

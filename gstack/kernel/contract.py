@@ -97,6 +97,11 @@ def enum_values(field: FieldDescriptor) -> tuple[str, ...]:
     return tuple(field.GetOptions().Extensions[field_pb2.enum])  # type: ignore[index]
 
 
+def format_of(field: FieldDescriptor) -> str:
+    """Format of a string in discovery documents, "" for a plain one."""
+    return str(field.GetOptions().Extensions[field_pb2.format])  # type: ignore[index]
+
+
 def decision(field: FieldDescriptor) -> Decision:
     options = field.GetOptions().Extensions
     use = field_pb2.Use.Name(options[field_pb2.use])  # type: ignore[index]

@@ -14,7 +14,7 @@ from googleapiclient.http import HttpMockSequence
 from gateway import others
 from gateway.discovery import Discovery
 from gateway.routes import COMPUTE, Router
-from gstack.kernel.contract import comment, enum_values, http_rule, is_map, method_id, services
+from gstack.kernel.contract import comment, enum_values, format_of, http_rule, is_map, method_id, services
 from tests.contract import methods
 from tests.contract.documents import google, googles_methods
 
@@ -61,6 +61,11 @@ _TYPES: dict[int, tuple[str, str | None]] = {
     FieldDescriptor.TYPE_UINT64: ("string", "uint64"),
     FieldDescriptor.TYPE_DOUBLE: ("number", "double"),
 }
+
+
+def _type(field: FieldDescriptor) -> tuple[str, str | None]:
+    type, usual = _TYPES[field.type]
+    return type, format_of(field) or usual
 
 
 def served(version: str = "v1") -> dict[str, Any]:
@@ -113,7 +118,7 @@ def test_parameters(identity: str) -> None:
         if field.name in EXTRA_PARAMETERS and field.name not in theirs:
             continue
         found = theirs[field.json_name]
-        assert _TYPES[field.type] == (found["type"], found.get("format")), field.name
+        assert _type(field) == (found["type"], found.get("format")), field.name
         assert field.is_repeated == found.get("repeated", False), field.name
         assert found["location"] == ("path" if f"{{{field.name}}}" in path else "query"), field.name
     ours = {field.json_name for field in _parameters(method)}
@@ -163,7 +168,7 @@ def _field_differences(field: FieldDescriptor, theirs: dict[str, Any], path: str
 
 def _value_differences(field: FieldDescriptor, theirs: dict[str, Any], path: str) -> list[str]:
     if field.message_type is None:
-        ours = _TYPES[field.type]
+        ours = _type(field)
         if ours != (theirs.get("type"), theirs.get("format")):
             return [f"{path}: {ours}, Google has {theirs.get('type')} {theirs.get('format')}"]
         more = set(enum_values(field)) - set(theirs.get("enum", ()))
