@@ -168,6 +168,22 @@ def _snapshot_deleted(client: Client, parameters: dict[str, str], entity: str | 
     return None if rows[0].get("state") == "Destroying" else Again("deleteSnapshot", parameters)
 
 
+def _resized(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    rows = _rows(client, "listVolumes", id=parameters["id"])
+    if not rows:
+        raise without_result("resizeVolume", None)
+    if int(rows[0].get("size") or 0) >= int(parameters["size"]) << 30:
+        return Done({"volume": rows[0]})
+    return None if rows[0].get("state") == "Resizing" else Again("resizeVolume", parameters)
+
+
+def _untagged(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    """As createTags: the first key tells of all."""
+    what = {"resourcetype": parameters["resourcetype"], "key": parameters["tags[0].key"]}
+    there = [_rows(client, "listTags", resourceid=one, **what) for one in parameters["resourceids"].split(",")]
+    return Again("deleteTags", parameters) if any(there) else Done()
+
+
 _LOOKS: dict[str, Look] = {
     "deployVirtualMachine": _deployed,
     "startVirtualMachine": _power("startVirtualMachine", "Running", "Stopped"),
@@ -177,6 +193,8 @@ _LOOKS: dict[str, Look] = {
     "associateIpAddress": _associated,
     "disassociateIpAddress": _disassociated,
     "createTags": _tagged,
+    "deleteTags": _untagged,
+    "resizeVolume": _resized,
     "detachVolume": _detached,
     "createSnapshot": _snapshotted,
     "deleteSnapshot": _snapshot_deleted,

@@ -239,7 +239,9 @@ _SHAPES: Mapping[str, _Shape] = {
     "listAccounts": _shape(id="id!", name="text!", created="text"),
     "listUsers": _shape(**_PERSON, email="text", apikey="text"),
     "getUser": _shape(**_PERSON, email="text", apikey="text"),
-    "listCapabilities": _shape(cloudstackversion="text", allowuserexpungerecovervm="flag"),
+    "listCapabilities": _shape(
+        cloudstackversion="text", allowuserexpungerecovervm="flag", customdiskofferingmaxsize="number",
+    ),
 }  # fmt: skip
 _ANY = _shape()
 
