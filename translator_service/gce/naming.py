@@ -121,9 +121,10 @@ class Ids:
         self._known: LRUCache[int, str] = LRUCache(size)
         self._lock = threading.Lock()
 
-    def remember(self, identity: str) -> None:
+    def remember(self, identity: str, shown: str = "") -> None:
+        """shown: what its number is made of, where that is something else."""
         with self._lock:
-            self._known[number(identity)] = identity
+            self._known[number(shown or identity)] = identity
 
     def find(self, wanted: int) -> str | None:
         with self._lock:

@@ -13,6 +13,14 @@ from typing import Any
 import orjson
 
 _CHUNK = 5000
+# Details that a user may not send back; CloudStack keeps them by itself (recordings, Surprises 16).
+_DENIED = (
+    "rootdisksize",
+    "cpuOvercommitRatio",
+    "memoryOvercommitRatio",
+    "Message.ReservedCapacityFreed.Flag",
+    "deployvm",
+)
 
 TAGS = "gce.tags"
 LABELS = "gce.labels"
@@ -58,6 +66,17 @@ def replaced(details: dict[str, str], key: str, value: Any) -> dict[str, str]:
     """All details with one value changed, chunks of the old one gone."""
     rest = {name: text for name, text in details.items() if name != key and not is_chunk(name, key)}
     return rest | pack(key, value)
+
+
+def parameters_of_update(details: dict[str, str], changes: dict[str, Any]) -> dict[str, str]:
+    """The parameters of updateVirtualMachine that change some values and leave the rest of a machine's details.
+
+    Details are replaced as a whole, so the current ones are sent back with what changes.
+    """
+    found = {key: text for key, text in details.items() if key not in _DENIED}
+    for key, value in changes.items():
+        found = replaced(found, key, value)
+    return parameters(found) if found else {"cleanupdetails": "true"}
 
 
 def is_chunk(name: str, key: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import disk_types_pb2 as pb
-from gstack.kernel.errors import not_found
+from gstack.kernel.errors import invalid, not_found
 from translator_service import places
 from translator_service.cloudstack.catalog import Kind
 from translator_service.cloudstack.rows import Row
@@ -31,9 +31,8 @@ _USUAL = (STANDARD, BALANCED, SSD)
 
 # Of an offering with a free size: CloudStack's bounds when custom.diskoffering.size.min and .max were not changed, and
 # what gcutil asks for when it is not told.
-_SIZES = "1GB-1024GB"
-
-
+_MOST_GB = 1024
+_SIZES = f"1GB-{_MOST_GB}GB"
 _DEFAULT_GB = 500
 
 
@@ -81,6 +80,30 @@ def for_boot_disk(scope: Scope, zone: Zone, text: str, field: str) -> DiskType:
     found = resolve(scope, zone, text, field)
     own = found.row is not None and scope.catalog(kind(scope)).index.name(found.row["id"]) == found.name
     return found if own and found.name != STANDARD else DiskType(found.name, None)
+
+
+def size_of(scope: Scope, row: Row, asked: int, field: str, least: int = 0) -> int:
+    """The size in GB of a disk of an offering. asked: 0 for what is usual; least: what its source needs. Raises 400."""
+    if not row.get("iscustomized"):
+        fixed = int(row.get("disksize") or 0)
+        if asked and asked != fixed:
+            raise invalid(field, f"'{asked}'. With this disk type the disk has {fixed} GB.")
+        if fixed < least:
+            raise invalid(field, f"'{asked}'. With this disk type the disk has {fixed} GB, and it needs {least} GB.")
+        return fixed
+    size = asked or least or _DEFAULT_GB
+    check_size(scope, size, field)
+    return size
+
+
+def check_size(scope: Scope, size: int, field: str) -> None:
+    """Raises 400 for more than a disk of a free size may have."""
+    if size < 1:
+        raise invalid(field, f"'{size}'. Disk size cannot be smaller than 1 GB.")
+    if size > _MOST_GB:
+        most = scope.client.read("listCapabilities").one().get("customdiskofferingmaxsize") or _MOST_GB
+        if size > int(most):
+            raise invalid(field, f"'{size}'. Disk size cannot be larger than {most} GB.")
 
 
 def _by_slug(scope: Scope, name: str) -> Row | None:

@@ -12,6 +12,7 @@ from translator_service.kept import tags
 from translator_service.operations.held import held
 from translator_service.operations.run import Run
 from translator_service.places import Zone
+from translator_service.resources.disks import intents
 from translator_service.resources.disks.find import unique_rows
 from translator_service.resources.disks.view import DESTROYED_MACHINE, is_shown, name_of
 from translator_service.scope import Scope
@@ -21,7 +22,10 @@ _CLAIMS = "disk-names"
 
 
 def check_free(client: Client, scope: Scope, zone: Zone, name: str, instance: str) -> None:
-    """Raise 409 when a disk of the zone has this name. instance: the one that is to be made, of which there is none."""
+    """Raise 409 when a disk of the zone has this name. instance: the one that is to be made, of which there is none;
+    "" without one."""
+    if intents.find(scope, zone, name) is not None:
+        raise already_exists(scope.links.path(zone.path, "disks", name))
     where = {"zoneid": zone.id}
     questions = [("listVolumes", {"name": name, **where}), ("listVolumes", {**tags.question(tags.NAME, name), **where})]
     if name != instance:

@@ -13,14 +13,16 @@ from translator_service.gce import naming
 from translator_service.gce.naming import number, slug
 from translator_service.kept import tags
 from translator_service.places import Zone
-from translator_service.resources.disks.view import DESTROYED_MACHINE, is_shown, name_of, names
+from translator_service.resources.disks import intents
+from translator_service.resources.disks.intents import Intent
+from translator_service.resources.disks.view import DESTROYED_MACHINE, identity_of, is_shown, name_of, names
 from translator_service.scope import Scope
 
 _WORD = re.compile(r"[a-z0-9]+")
 
 
 def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]]:
-    """(GCE name, row, the answers it came from) of one disk. Raises 404.
+    """(GCE name, row, the answers it came from) of one disk; the row of an intent is as that of a volume. Raises 404.
 
     Two questions side by side find a disk by its own name or its tag. Only what they miss costs more.
     """
@@ -37,31 +39,38 @@ def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]]:
 
 
 def _by_id(scope: Scope, zone: Zone, text: str) -> tuple[str, Row, list[Answer]] | None:
+    if (intent := intents.find(scope, zone, text)) is not None:
+        return intent.name, intent.row, []
     known = scope.environment.ids.find(int(text)) if naming.is_number(text) else text
-    # CloudStack knows no numbers: one that no answer has shown yet is looked for in the zone.
-    question = {"id": known} if known else {}
-    try:
-        answers = scope.client.read_all("listVolumes", zoneid=zone.id, **question)
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        return None
-    rows = unique_rows(answers)
-    for row in rows:
-        scope.environment.ids.remember(row["id"])
-    for shown, row in names(rows):
-        if text in (str(number(row["id"])), row["id"]) or text.lower() == row["id"]:
-            return shown, row, answers
+    # CloudStack knows no numbers: one that no answer has shown yet is looked for in the zone, as is what a disk had for
+    # its id before it was a volume.
+    for question in [{"id": known}, {}] if known else [{}]:
+        try:
+            answers = scope.client.read_all("listVolumes", zoneid=zone.id, **question)
+        except CloudStackError as error:
+            if error.code not in NO_SUCH_ROW:
+                raise
+            continue
+        rows = unique_rows(answers)
+        for row in rows:
+            scope.environment.ids.remember(row["id"], identity_of(row))
+        for shown, row in names(rows):
+            identity = identity_of(row)
+            if text in (str(number(identity)), row["id"]) or text.lower() in (identity, row["id"]):
+                return shown, row, answers
+        if naming.UUID.fullmatch(text) and rows:
+            break
     return None
 
 
 def _by_name(scope: Scope, zone: Zone, name: str, prefix: str = "") -> tuple[str, Row, list[Answer]] | None:
     """prefix: the beginning of the disk's uuid, when several have the name."""
     where = {"zoneid": zone.id}
+    intent = intents.find(scope, zone, name)
     answers = scope.client.read_many(
         [("listVolumes", {"name": name, **where}), ("listVolumes", {**tags.question(tags.NAME, name), **where})]
     )
-    if found := _pick(answers, name, prefix):
+    if found := _pick(answers, name, prefix, intent):
         return *found, answers
     # A boot disk made elsewhere has the name of its machine. A disk with a name that is no GCE name, as `My Disk`, is
     # found by a part of it: no filter knows `my-disk`.
@@ -76,8 +85,15 @@ def _by_name(scope: Scope, zone: Zone, name: str, prefix: str = "") -> tuple[str
     for machine in unique_rows(machines):
         if name in (slug(machine["name"]), machine["name"]) and machine.get("state") not in DESTROYED_MACHINE:
             answers.append(scope.client.read("listVolumes", virtualmachineid=machine["id"], type="ROOT"))
-    found = _pick(answers, name, prefix)
+    found = _pick(answers, name, prefix, intent)
     return (*found, answers) if found else None
+
+
+def look(scope: Scope, zone: Zone, identity: str) -> Row | None:
+    """The disk of an identity (see view.identity_of) as it is now, None when it is gone: when an operation's turn has
+    come, the disk's name may be another's, and what was an intent at its submit may be a volume."""
+    found = _by_id(scope, zone, identity)
+    return found[1] if found else None
 
 
 def of_machine(scope: Scope, zone: Zone, machine: Row, shown: str) -> tuple[list[Row], dict[str, str], list[Answer]]:
@@ -107,9 +123,9 @@ def unique_rows(answers: Iterable[Answer]) -> list[Row]:
     return list({row["id"]: row for row in all_rows(answers)}.values())
 
 
-def _pick(answers: Iterable[Answer], name: str, prefix: str) -> tuple[str, Row] | None:
+def _pick(answers: Iterable[Answer], name: str, prefix: str, intent: Intent | None) -> tuple[str, Row] | None:
     """The disk with this name, which may also be CloudStack's own, as it is written there."""
-    rows = unique_rows(answers)
+    rows = with_intents(unique_rows(answers), [intent] if intent else [])
     for shown, row in names(row for row in rows if name_of(row) == name):
         if row["id"].startswith(prefix) if prefix else shown == name:
             return shown, row
@@ -118,3 +134,9 @@ def _pick(answers: Iterable[Answer], name: str, prefix: str) -> tuple[str, Row] 
         if not prefix and name in (row["name"], row.get("vmname") if is_named_as_machine else None):
             return shown, row
     return None
+
+
+def with_intents(rows: list[Row], found: Iterable[Intent]) -> list[Row]:
+    """Volumes, and what is none yet."""
+    there = {identity_of(row) for row in rows}
+    return [*rows, *(intent.row for intent in found if intent.id not in there)]

@@ -6,7 +6,7 @@ made from an image is a document in the store until a machine is made of it, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from translator_service.gce import naming
 from translator_service.gce.naming import number
 from translator_service.operations.run import Run
 from translator_service.places import Zone
+from translator_service.resources.disks.view import with_kept
 from translator_service.scope import Scope
 
 _KIND = "disk-intents"
@@ -59,11 +60,21 @@ class Intent:
             MARK: True,
         }
 
+    @property
+    def volume_tags(self) -> dict[str, str]:
+        """The tags of the volume that it becomes, which keeps its number."""
+        return with_kept(self.tags, id=self.id)
+
 
 def of(scope: Scope, zone: Zone | None) -> list[Intent]:
     """Those of a zone, or all; never an old answer."""
     found = map(_parse, scope.store.documents(scope.project.key, _KIND).values())
     return [one for one in found if zone is None or one.zone == zone.id]
+
+
+def state(found: Iterable[Intent]) -> tuple[bytes, ...]:
+    """What tells one answer about them from another."""
+    return tuple(sorted(map(_dump, found)))
 
 
 def find(scope: Scope, zone: Zone, text: str) -> Intent | None:
@@ -83,6 +94,14 @@ def add(scope: Scope, zone: Zone, intent: Intent) -> None:
     known = store.document(owner, _KIND, key)
     if known is None or _parse(known).id != intent.id:
         raise already_exists(scope.links.path(zone.path, "disks", intent.name))
+
+
+def of_row(scope: Scope, zone: Zone, row: Row) -> Intent:
+    """The intent that a row of ours stands for, as it is now. Raises 404."""
+    found = find(scope, zone, row["id"])
+    if found is None:
+        raise not_found(scope.links.path(zone.path, "disks", row["name"]))
+    return found
 
 
 def check_room(scope: Scope) -> None:

@@ -40,8 +40,8 @@ _GONE = ("Destroy", "Destroyed", "Destroying", "Expunging", "Expunged")
 
 
 DESTROYED_MACHINE = ("Destroyed", "Expunging")
-# What an insert may say of its boot disk that is only kept, besides labels.
-_KEPT = fields.names(AttachedDiskInitializeParams.DESCRIPTOR) & set(pb.Disk.DESCRIPTOR.fields_by_name) - {"labels"}
+# What an insert may say of a disk that is only kept, besides labels.
+KEPT = fields.names(pb.Disk.DESCRIPTOR) - {"labels"}
 
 
 def size_gb(size: int) -> int:
@@ -76,30 +76,47 @@ def names(rows: Iterable[Row]) -> Index:
 
 
 def kept_of(row: Row) -> dict[str, Any]:
-    """What an insert has kept with its boot disk; {} for any other disk."""
+    """What is kept with a disk; {} for one that was made elsewhere."""
     found: dict[str, Any] = details.unpack(tags.of(row), tags.DISK, {})
     return found
 
 
+def identity_of(row: Row) -> str:
+    """What the number of a disk is made of: the volume's uuid, or that of the intent which it was before."""
+    kept = kept_of(row).get("id")
+    return kept if isinstance(kept, str) and kept else str(row["id"])
+
+
 def tags_for(
     name: str,
-    params: AttachedDiskInitializeParams,
+    params: AttachedDiskInitializeParams | pb.Disk,
     features: Sequence[GuestOsFeature],
     disk_type: DiskType,
-    image: references.Asked,
+    image: references.Asked | None,
+    **more: str,
 ) -> dict[str, str]:
-    """The tags of a boot disk that is to be made. features: of its instance's side, besides those of the disk."""
-    about = {name: value for name, value in fields.kept(params).items() if name in _KEPT}
+    """The tags of a disk that is to be made.
+
+    features: of its instance's side, besides those of the disk. more: `snapshot` or `disk`, the name of its source,
+    with `sourceId`, the number of that.
+    """
+    about = {name: value for name, value in fields.kept(params).items() if name in KEPT}
     if features:
         types = dict.fromkeys(one.type for one in [*params.guestOsFeatures, *features])
         about["guestOsFeatures"] = [{"type": type} for type in types]
-    about |= {"type": disk_type.name, "offering": disk_type.row["id"] if disk_type.row else ""}
-    if image.path:
+    about |= {"type": disk_type.name, "offering": disk_type.row["id"] if disk_type.row else "", **more}
+    if image is not None and image.path:
         about |= {"image": image.path, "template": image.row["id"]}
     return {tags.NAME: name, **tags.pack(tags.LABELS, dict(params.labels)), **tags.pack(tags.DISK, about)}
 
 
-def _type_of(scope: Scope, row: Row, kept: dict[str, Any]) -> str:
+def with_kept(found: dict[str, str], **more: str) -> dict[str, str]:
+    """Tags with something more kept in them."""
+    rest = {name: text for name, text in found.items() if not tags.is_part(name, tags.DISK)}
+    return {**rest, **tags.pack(tags.DISK, details.unpack(found, tags.DISK, {}) | more)}
+
+
+def type_of(scope: Scope, row: Row, kept: dict[str, Any]) -> str:
     """As it was asked for, while the disk has the offering that this stood for."""
     found = disk_types.name_of(scope, row.get("diskofferingid"))
     offering = row.get("diskofferingid", "") if disk_types.is_listed(scope, row.get("diskofferingid")) else ""
@@ -109,29 +126,54 @@ def _type_of(scope: Scope, row: Row, kept: dict[str, Any]) -> str:
 def to_disk(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Disk:
     """A row of listVolumes. name: the one that `names` gave it, when it was listed with the others of its zone."""
     name = name or name_of(row)
-    scope.environment.ids.remember(row["id"])
+    scope.environment.ids.remember(row["id"], identity_of(row))
     kept = kept_of(row)
     disk = pb.Disk(
         kind="compute#disk",
-        id=number(row["id"]),
+        id=number(identity_of(row)),
         creationTimestamp=from_cloudstack(row.get("created", "")),
         name=name,
         sizeGb=size_gb(row.get("size", 0)),
         zone=scope.links.of(zone.path),
         status=_STATUS.get(row.get("state", ""), "READY"),
-        type=scope.links.of(zone.path, "diskTypes", _type_of(scope, row, kept)),
+        type=scope.links.of(zone.path, "diskTypes", type_of(scope, row, kept)),
         selfLink=scope.links.of(zone.path, "disks", name),
         labels=tags.labels(row),
         physicalBlockSizeBytes=4096,
-        architecture=templates.architecture_of(scope, row.get("templateid")),
+        architecture=architecture_of(scope, row),
     )
-    fields.put(disk, kept, _KEPT)
+    fields.put(disk, kept, KEPT)
     disk.labelFingerprint = label_fingerprint(disk.labels)
-    if row.get("templateid"):
+    _put_source(scope, zone, disk, row, kept)
+    if (user := user_of(scope, zone, row)) is not None:
+        disk.users.append(scope.links.of(user))
+        disk.lastAttachTimestamp = from_cloudstack(row.get("attached") or row.get("created", ""))
+    for key, name in (("lastAttach", "lastAttachTimestamp"), ("lastDetach", "lastDetachTimestamp")):
+        if isinstance(kept.get(key), str) and not getattr(disk, name):
+            setattr(disk, name, from_cloudstack(kept[key]))
+    return disk
+
+
+def architecture_of(scope: Scope, row: Row) -> str:
+    """Of its image."""
+    return templates.architecture_of(scope, row.get("templateid"))
+
+
+def user_of(scope: Scope, zone: Zone, row: Row) -> str | None:
+    """Path of the instance that has the disk."""
+    if not row.get("vmname") or row.get("vmstate") in DESTROYED_MACHINE:
+        return None
+    return f"{zone.path}/instances/{scope.machine_name(row['vmname'])}"
+
+
+def _put_source(scope: Scope, zone: Zone, disk: pb.Disk, row: Row, kept: dict[str, Any]) -> None:
+    """What it was made from. A copy is of the same template as its source, and not made from that."""
+    identity = kept.get("sourceId")
+    if isinstance(identity, str) and isinstance(snapshot := kept.get("snapshot"), str):
+        disk.sourceSnapshot, disk.sourceSnapshotId = scope.links.of("global", "snapshots", snapshot), identity
+    elif isinstance(identity, str) and isinstance(source := kept.get("disk"), str):
+        disk.sourceDisk, disk.sourceDiskId = scope.links.of(zone.path, "disks", source), identity
+    elif row.get("templateid"):
         asked = str(kept.get("image", "")) if kept.get("template") == row["templateid"] else ""
         disk.sourceImage = templates.link_of(scope, row["templateid"], row.get("templatename", ""), asked)
         disk.sourceImageId = str(number(row["templateid"]))
-    if row.get("vmname") and row.get("vmstate") not in DESTROYED_MACHINE:
-        disk.users.append(scope.links.of(zone.path, "instances", scope.machine_name(row["vmname"])))
-        disk.lastAttachTimestamp = from_cloudstack(row.get("attached") or row.get("created", ""))
-    return disk
