@@ -187,3 +187,89 @@ def test_the_second_plan_of_an_instance_is_empty(terraform: Terraform, changes: 
     config = {**PLAIN, **changes}
     terraform.apply(config)
     assert terraform.plan(config) == []
+
+
+def disk_plan(terraform: Terraform, config: dict[str, Any]) -> list[str]:
+    """What a second plan would change of a google_compute_disk."""
+    disk = terraform.ask("GET", f"/zones/{config['zone']}/disks/{config['name']}?alt=json")
+    check_schema(disk, "Disk")
+    state: dict[str, tuple[Any, Any]] = {
+        "description": (disk.get("description", ""), config.get("description", "")),
+        "labels": (disk.get("labels", {}), config.get("labels", {})),
+        "type": (_last(disk["type"]), config.get("type", "pd-standard")),
+        "size": (int(disk["sizeGb"]), config.get("size", int(disk["sizeGb"]))),
+        "physical_block_size_bytes": (disk["physicalBlockSizeBytes"], "4096"),
+        "snapshot": (_last(disk.get("sourceSnapshot", "")), config.get("snapshot", "")),
+        "source_disk": (_last(disk.get("sourceDisk", "")), config.get("source_disk", "")),
+        "storage_pool": (disk.get("storagePool", ""), ""),
+        "zone": (_last(disk["zone"]), config["zone"]),
+    }
+    for field in ("licenses", "architecture"):
+        if field in config:
+            state[field] = (disk.get(field), config[field])
+    found = [f"{name}: {there} -> {asked}" for name, (there, asked) in state.items() if there != asked]
+    if "image" not in config:
+        return [*found, *(["image: not asked for"] if "sourceImage" in disk else [])]
+    return found + _image_difference(disk.get("sourceImage", ""), config["image"])
+
+
+def disk_body(terraform: Terraform, config: dict[str, Any]) -> dict[str, Any]:
+    zone = config["zone"]
+    body: dict[str, Any] = {
+        "labels": config.get("labels", {}),
+        "name": config["name"],
+        "physicalBlockSizeBytes": 4096,
+        "type": f"projects/demo/zones/{zone}/diskTypes/{config.get('type', 'pd-standard')}",
+    }
+    body |= {key: config[key] for key in ("description", "licenses", "architecture") if key in config}
+    body |= {"sizeGb": config["size"]} if "size" in config else {}
+    body |= {"sourceImage": terraform.resolve_image(config["image"])} if "image" in config else {}
+    body |= {"sourceSnapshot": f"projects/demo/global/snapshots/{config['snapshot']}"} if "snapshot" in config else {}
+    if "source_disk" in config:
+        body["sourceDisk"] = f"projects/demo/zones/{zone}/disks/{config['source_disk']}"
+    return body
+
+
+def finished(terraform: Terraform, method: str, path: str, body: Any = None) -> None:
+    operation = terraform.ask(method, f"/zones/ch-zh-1{path}", body)
+    while operation["status"] != "DONE":
+        operation = terraform.ask("GET", f"/zones/ch-zh-1/operations/{operation['name']}?alt=json")
+    assert "error" not in operation, operation
+
+
+def test_disks(terraform: Terraform) -> None:
+    """Made, planned again, changed in each way that the provider knows, planned again, and destroyed."""
+    instance = {**PLAIN, "name": "tf-disk-vm", "zone": "ch-zh-1", "network": "net-a", "access": []}
+    terraform.apply(instance)
+    finished(terraform, "POST", "/disks/tf-disk-vm/createSnapshot", {"name": "tf-disk-snap"})
+    configs = [
+        {"name": "tf-d-blank"},
+        {
+            "name": "tf-d-full",
+            "size": 30,
+            "type": "pd-ssd",
+            "description": "Of a database",
+            "labels": {"goog-terraform-provisioned": "true", "team": "db"},
+            "licenses": ["https://www.googleapis.com/compute/v1/projects/debian-cloud/global/licenses/debian-12"],
+            "architecture": "X86_64",
+        },
+        {"name": "tf-d-image", "image": "debian-cloud/debian-12", "size": 15, "labels": {"a": "b"}},
+        {"name": "tf-d-snap", "snapshot": "tf-disk-snap", "size": 25},
+        {"name": "tf-d-copy", "source_disk": "tf-d-full", "type": "pd-ssd"},
+    ]
+    for one in configs:
+        config = {**one, "zone": "ch-zh-1"}
+        finished(terraform, "POST", "/disks?alt=json", disk_body(terraform, config))
+        assert disk_plan(terraform, config) == []
+        disk = terraform.ask("GET", f"/zones/ch-zh-1/disks/{config['name']}?alt=json")
+        config |= {"labels": {"new": "label"}, "size": int(disk["sizeGb"]) + 5}
+        labels = {"labels": config["labels"], "labelFingerprint": disk["labelFingerprint"]}
+        finished(terraform, "POST", f"/disks/{config['name']}/setLabels?alt=json", labels)
+        finished(terraform, "POST", f"/disks/{config['name']}/resize?alt=json", {"sizeGb": config["size"]})
+        assert disk_plan(terraform, config) == []
+    for one in configs[::-1]:
+        # It would detach the disk first.
+        assert "users" not in terraform.ask("GET", f"/zones/ch-zh-1/disks/{one['name']}?alt=json")
+        finished(terraform, "DELETE", f"/disks/{one['name']}?alt=json")
+        assert terraform.send("GET", f"/zones/ch-zh-1/disks/{one['name']}?alt=json").status_code == 404
+    finished(terraform, "DELETE", "/instances/tf-disk-vm?alt=json")
