@@ -247,7 +247,7 @@ def test_what_it_cannot_do_yet(gcutil: Gcutil) -> None:
     """One line for the user of gcutil: the message, never a traceback of its JSON reader."""
     for method, path, payload in (
         ("GET", "/global/httpHealthChecks?alt=json", None),
-        ("POST", "/zones/ch-gv2/disks?alt=json", {"kind": "compute#disk", "name": "x", "sizeGb": "500"}),
+        ("POST", "/regions/ch/targetPools?alt=json", {"kind": "compute#targetPool", "name": "x"}),
         ("POST", "/zones/ch-gv2/instances/x/attachDisk?alt=json", {"source": "x"}),
     ):
         reply = gcutil.send(method, path, payload)

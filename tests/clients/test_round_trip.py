@@ -26,6 +26,8 @@ NOT_SHOWN = {
     "Metadata.fingerprint": "a guard",
     "InstancesSetLabelsRequest.labelFingerprint": "a guard",
     "GlobalSetLabelsRequest.labelFingerprint": "a guard",
+    "ZoneSetLabelsRequest.labelFingerprint": "a guard",
+    "Disk.labelFingerprint": "a guard of changes; an insert has nothing to guard",
 }
 
 # Values that must be right, and not only of the right type. A function gets what was prepared.
@@ -71,6 +73,19 @@ SAMPLES: dict[str, Any] = {
     "Instance.hostname": f"{NAME}.example.org",
     "Instance.reservationAffinity.consumeReservationType": "NO_RESERVATION",
     "Instance.keyRevocationActionType": "STOP",
+    "Disk.name": f"{NAME}-blank",
+    "Disk.sizeGb": "30",
+    "Disk.sourceImage": "global/images/linux-debian-12-64-bit",
+    "Disk.sourceSnapshot": f"global/snapshots/{NAME}",
+    "Disk.sourceDisk": f"zones/{ZONE}/disks/{NAME}-disk",
+    "Disk.type": f"zones/{ZONE}/diskTypes/pd-ssd",
+    "Disk.licenses[]": LINKS + "projects/debian-cloud/global/licenses/debian-12-bookworm",
+    "Disk.licenseCodes[]": "5926592092274602096",
+    "Disk.guestOsFeatures[].type": "UEFI_COMPATIBLE",
+    "Disk.labels": {"team": "b"},
+    "Disk.physicalBlockSizeBytes": "4096",
+    "DisksResizeRequest.sizeGb": "40",
+    "ZoneSetLabelsRequest.labels": {"team": "c"},
     "Snapshot.name": NAME,
     "Snapshot.sourceDisk": f"zones/{ZONE}/disks/{NAME}-disk",
     "Snapshot.storageLocations[]": "europe-west6",
@@ -207,6 +222,24 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     it.done(it.call("POST", f"{snapshots}/{NAME}/setLabels", it.body("GlobalSetLabelsRequest")))
     it.read["GlobalSetLabelsRequest"] = it.call("GET", f"{snapshots}/{NAME}")
 
+    # A disk is made from one thing.
+    disks, sources = f"/zones/{ZONE}/disks", ("sourceImage", "sourceSnapshot", "sourceDisk")
+    blank = it.body("Disk", *sources)
+    it.done(it.call("POST", disks, blank))
+    it.read["Disk"] = it.call("GET", f"{disks}/{blank['name']}")
+    made = [blank["name"]]
+    for field in sources:
+        name = f"{NAME}-{field.lower()}"
+        body = it.body("Disk", *(one for _, one in LEAVES if one not in (field, "name"))) | {"name": name}
+        it.done(it.call("POST", disks, body))
+        it.read["Disk"][field] = it.call("GET", f"{disks}/{name}")[field]
+        made.append(name)
+    it.values["Disk.name"] = blank["name"]
+    it.done(it.call("POST", f"{disks}/{made[0]}/resize", it.body("DisksResizeRequest")))
+    it.done(it.call("POST", f"{disks}/{made[0]}/setLabels", it.body("ZoneSetLabelsRequest")))
+    changed = it.call("GET", f"{disks}/{made[0]}")
+    it.read["DisksResizeRequest"] = it.read["ZoneSetLabelsRequest"] = changed
+
     # Directions have fields of their own.
     ingress, egress = it.body("Firewall", "destinationRanges[]"), it.body("Firewall", "sourceRanges[]", "sourceTags[]")
     ingress |= {"direction": "INGRESS"}
@@ -218,6 +251,8 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     it.read["Firewall"] = {**found[0], "destinationRanges": found[1]["destinationRanges"]}
     yield it
 
+    for name in made:
+        it.done(it.call("DELETE", f"{disks}/{name}"))
     it.done(it.call("DELETE", f"{snapshots}/{NAME}"))
     machine = cloud(stack, "listVirtualMachines", name=NAME)["virtualmachine"][0]["id"]
     cloud(stack, "updateVirtualMachine", id=machine, deleteprotection="false")
