@@ -18,7 +18,7 @@ from translator_service.gce.naming import number
 from translator_service.kept import details as kept
 from translator_service.kept import fields, tags
 from translator_service.operations import engine
-from translator_service.operations.run import OperationError, Run, handler
+from translator_service.operations.run import OperationError, Parked, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disk_types
 from translator_service.resources.disks import intents, view
@@ -30,6 +30,8 @@ from translator_service.scope import Scope
 _CALLS = ("listVolumes", "listVirtualMachines", "resizeVolume", "updateVirtualMachine", "deleteTags", "createTags")
 # What is only kept, and may be changed. (GCE changes no description, and no features of the guest.)
 _KEPT = ("architecture", "licenseCodes", "licenses", "locationHint")
+# Until an instance with an operation is looked at again.
+_BUSY_SECONDS = 1.0
 _FIELDS = ("labels", "sizeGb", *_KEPT)
 
 
@@ -166,7 +168,7 @@ def do_change(run: Run) -> None:
     if size is not None and size != view.size_gb(row["size"]):
         run.job("resize", "resizeVolume", id=row["id"], size=str(size))
     if size is not None and row.get("type") == "ROOT" and row.get("virtualmachineid"):
-        run.look("boot-disk", lambda scope: _keep_size(run, scope, zone, row, size))
+        run.look("boot-disk", lambda scope: _keep_size(scope, zone, row, size))
     if payload.get("about"):
         retag(run, "kept", "Volume", row["id"], tags.DISK, row, about)
     if "labels" in payload:
@@ -181,13 +183,13 @@ def _retagged(row: Row, payload: dict[str, Any], about: dict[str, Any]) -> dict[
     return {**rest, **tags.pack(tags.LABELS, labels), **tags.pack(tags.DISK, about)}
 
 
-def _keep_size(run: Run, scope: Scope, zone: Zone, disk: Row, size: int) -> None:
+def _keep_size(scope: Scope, zone: Zone, disk: Row, size: int) -> None:
     """An instance keeps the size of its boot disk in its details, so that a list of instances needs no volumes."""
     user = view.user_of(scope, zone, disk)
     while True:
         # Who changes details sends back all of them: not while an operation of the instance does.
-        while user and scope.store.is_busy(scope.project.key, user):
-            run.pause(0.2)
+        if user and scope.store.is_busy(scope.project.key, user):
+            raise Parked(f"{user} is busy", _BUSY_SECONDS)
         rows = scope.client.read("listVirtualMachines", id=disk["virtualmachineid"], details="min").items
         details = (rows[0].get("details") or {}) if rows else {}
         about = kept.unpack(details, kept.DISK, {})
