@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from gstack.compute.v1 import snapshots_pb2 as pb
 from gstack.kernel.errors import ApiError
 from simulator.app import Fault
 from simulator.families import snapshots as simulated_snapshots
-from simulator.families.jobs import restart
+from simulator.families.jobs import finish, restart
 from simulator.world import Account, Snapshot, VirtualMachine, Volume
 from tests.conftest import LINK_BASE, Cloud, OpenScope, recorded, recorded_rows
 from tests.unit.made import ask, first, job, machine, network, tag, until, volume
@@ -328,10 +329,26 @@ def test_a_disk_that_no_machine_was_made_of_yet(web: Scope) -> None:
     assert error.code == 400 and "has never been attached" in error.message
 
 
-def test_a_name_is_taken_by_who_was_first(web: Scope, operations: Finish, simulated: Cloud) -> None:
-    """Two that were both accepted: of one disk one after the other, of two disks side by side."""
-    simulated.app.world.settings.job_seconds = {"": 0.3}
-    first_one, again, other = create(web), create(web), create(web, disk="web-1")
+@contextmanager
+def slow(simulated: Cloud, command: str) -> Iterator[None]:
+    """Jobs of this command end when this does."""
+    world = simulated.app.world
+    world.settings.job_seconds = {"": 0.02, command: 3600.0}
+    yield
+    world.settings.job_seconds = {"": 0.02}
+    finish(world)
+
+
+def test_a_name_is_taken_by_who_was_first(
+    web: Scope, operations: Finish, simulated: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when all were accepted: of one disk one after the other, of two disks side by side."""
+    with slow(simulated, "createSnapshot"):
+        first_one = create(web)
+        until(lambda: simulated.calls.get("createSnapshot"), pause=0.01)
+        with monkeypatch.context() as patched:
+            patched.setattr(snapshots, "_check_free", lambda scope, name: None)
+            again, other = create(web), create(web, disk="web-1")
     done(web, operations, first_one)
     assert failed(web, operations, again)[0] == failed(web, operations, other)[0] == 409
     assert names(web) == ["snap-1"]
@@ -354,8 +371,10 @@ def test_another_one_of_the_machine_is_waited_for(web: Scope, operations: Finish
     world = simulated.app.world
     for vm in world.all(VirtualMachine):
         vm.template.hypervisor = "KVM"
-    world.settings.job_seconds = {"": 0.3}
-    one, two = create(web, "snap-1", "data-1"), create(web, "snap-2", "web-1")
+    with slow(simulated, "createSnapshot"):
+        one, two = create(web, "snap-1", "data-1"), create(web, "snap-2", "web-1")
+        # The second is refused while the first is taken.
+        until(lambda: simulated.calls.get("createSnapshot", 0) > 1, pause=0.01)
     done(web, operations, one)
     done(web, operations, two)
     assert names(web) == ["snap-1", "snap-2"]
@@ -400,10 +419,10 @@ def test_another_refusal_is_told(web: Scope, operations: Finish, simulated: Clou
 @pytest.mark.parametrize("state", ["UploadError", "Destroy"])
 def test_a_disk_of_which_none_will_ever_be(web: Scope, operations: Finish, simulated: Cloud, state: str) -> None:
     (disk,) = (row for row in simulated.app.world.all(Volume) if row.name == "data-1")
-    simulated.app.world.settings.job_seconds = {"": 0.02, "createSnapshot": 0.3}
-    one, two = create(web), create(web, "snap-2")
-    until(lambda: simulated.calls.get("createSnapshot"), pause=0.01)
-    disk.state = state
+    with slow(simulated, "createSnapshot"):
+        one, two = create(web), create(web, "snap-2")
+        until(lambda: simulated.calls.get("createSnapshot"), pause=0.01)
+        disk.state = state
     done(web, operations, one)
     assert failed(web, operations, two)[0] == (404 if state == "Destroy" else 400)
     if state != "Destroy":
@@ -459,9 +478,10 @@ def test_a_restart_of_cloudstack_in_the_middle(
 ) -> None:
     """Its jobs end without a result; what became of the snapshot says the snapshot."""
     world = simulated.app.world
-    world.settings.job_seconds = {"": 0.02, "createSnapshot": 0.4}
+    world.settings.job_seconds = {"": 0.02, "createSnapshot": 3600.0}
     sent = create(web)
-    until(lambda: any(row.state == "BackingUp" for row in world.all(Snapshot)), pause=0.01)
+    until(lambda: world.all(Snapshot), pause=0.01)
+    world.settings.job_seconds = {"": 0.02}
     restart(world, told=told)
     (row,) = world.all(Snapshot)
     row.state, row.removed = becomes, becomes == "gone"
@@ -481,9 +501,10 @@ def test_a_restart_of_cloudstack_while_one_is_deleted(
 ) -> None:
     done(web, operations, create(web))
     world = simulated.app.world
-    world.settings.job_seconds = {"": 0.02, "deleteSnapshot": 0.4}
+    world.settings.job_seconds = {"": 0.02, "deleteSnapshot": 3600.0}
     sent = delete(web)
     until(lambda: simulated.calls.get("deleteSnapshot"), pause=0.01)
+    world.settings.job_seconds = {"": 0.02}
     (row,) = world.all(Snapshot)
     restart(world, told=False)
     row.removed = deleted
@@ -646,11 +667,11 @@ def test_delete(web: Scope, operations: Finish) -> None:
 
 
 def test_delete_while_it_is_made(web: Scope, operations: Finish, simulated: Cloud) -> None:
-    simulated.app.world.settings.job_seconds = {"": 0.02, "createSnapshot": 0.5}
-    sent = create(web)
-    until(lambda: names(web) == ["snap-1"], pause=0.01)
-    error = refused(lambda: delete(web))
-    assert (error.code, error.reason) == (400, "resourceNotReady")
+    with slow(simulated, "createSnapshot"):
+        sent = create(web)
+        until(lambda: names(web) == ["snap-1"], pause=0.01)
+        error = refused(lambda: delete(web))
+        assert (error.code, error.reason) == (400, "resourceNotReady")
     done(web, operations, sent)
     done(web, operations, delete(web))
 
