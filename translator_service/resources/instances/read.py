@@ -1,4 +1,4 @@
-"""instances.get, list, aggregatedList, getSerialPortOutput."""
+"""instances.get, list, aggregatedList."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import invalid
 from translator_service import places
 from translator_service.cloudstack.client import all_rows
 from translator_service.cloudstack.rows import Row
@@ -25,7 +23,6 @@ from translator_service.resources.disks.find import of_machine
 from translator_service.resources.images import templates
 from translator_service.resources.instances.find import AWAITED, awaited, find, path, under_way
 from translator_service.resources.instances.view import DETAILS, disk_of, index, to_instance
-from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 
@@ -111,18 +108,3 @@ gets(
     "disk that was resized elsewhere, are shown by list and by disks.get, not by get.",
 )
 lists("Instances", _read, calls=("listVirtualMachines", "listVolumes"))
-
-
-@rpc("Instances.GetSerialPortOutput", calls=("listVirtualMachines",), differences="Always empty.")
-def get_serial_port_output(scope: Scope, request: pb.GetSerialPortOutputInstanceRequest) -> Message:
-    zone = places.resolve_zone(scope, request.zone)
-    if request.HasField("port") and not 1 <= request.port <= 4:
-        raise invalid("port", f"'{request.port}'. Values must be within the range: [1, 4]")
-    name, _, _ = find(scope, zone, request.instance)
-    return pb.SerialPortOutput(
-        kind="compute#serialPortOutput",
-        selfLink=scope.links.of(path(zone, name), "serialPort"),
-        contents="",
-        start=request.start,
-        next=request.start,
-    )
