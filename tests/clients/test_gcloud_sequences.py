@@ -191,7 +191,8 @@ def test_commands_on_one_instance(gcloud: Gcloud) -> None:
     assert gcloud.wait(gcloud.ask("POST", f"{one}/setLabels?alt=json", labels))["labels"] == {"env": "test"}
     assert gcloud.send("POST", f"{one}/setLabels?alt=json", labels).status_code == 412
     serial = gcloud.ask("GET", f"{one}/serialPort?port=1&alt=json")
-    assert (serial["contents"], serial["start"], serial["next"]) == ("", "0", "0")
+    assert "createConsoleEndpoint" in serial["contents"] and serial["contents"].count("\n") == 1
+    assert (serial["start"], serial["next"]) == ("0", str(len(serial["contents"])))
     # delete --keep-disks, as it is written in Python.
     device = shown["disks"][0]["deviceName"]
     kept = gcloud.wait(gcloud.ask("POST", f"{one}/setDiskAutoDelete?autoDelete=False&deviceName={device}&alt=json"))

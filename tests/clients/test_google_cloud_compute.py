@@ -233,7 +233,7 @@ def test_life_of_an_instance(clients: Clients, zone: str, network: str) -> None:
     clients.done(instances.set_disk_auto_delete_unary(**device, **one))
     changed = instances.get(**one)
     assert (list(changed.tags.items), dict(changed.labels), len(changed.metadata.items)) == (["db"], {"c": "d"}, 0)
-    assert instances.get_serial_port_output(**one).contents == ""
+    assert "createConsoleEndpoint" in instances.get_serial_port_output(**one).contents
     clients.done(instances.delete_unary(**one))
     with pytest.raises(exceptions.NotFound):
         instances.get(**one)

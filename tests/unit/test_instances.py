@@ -475,18 +475,6 @@ def test_aggregated_list(scope: Scope) -> None:
     assert {"global", "regions/ch-zh"} <= set(ask(scope, "Instances.AggregatedList", request).items)
 
 
-def test_serial_port_output(web: Scope) -> None:
-    def output(**options: Any) -> Any:
-        request = pb.GetSerialPortOutputInstanceRequest(project="demo", zone="ch-zh-1", instance="web-1", **options)
-        return ask(web, "Instances.GetSerialPortOutput", request)
-
-    found = output(port=1, start=3)
-    assert (found.kind, found.contents, found.start, found.next) == ("compute#serialPortOutput", "", 3, 3)
-    assert found.HasField("contents")
-    assert found.selfLink == f"{ZONE_LINK}/instances/web-1/serialPort"
-    assert refused(lambda: output(port=5)).location == "port"
-
-
 # Life cycle
 
 

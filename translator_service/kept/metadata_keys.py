@@ -76,7 +76,11 @@ DECISIONS = (
         Effect.KEPT,
         "There is no interactive serial console; CloudStack has a console of its own.",
     ),
-    Decision(("serial-port-logging-enable",), Effect.KEPT, "CloudStack keeps no serial output: it is always empty."),
+    Decision(
+        ("serial-port-logging-enable",),
+        Effect.KEPT,
+        "CloudStack keeps no serial output; port 1 says how to get a console.",
+    ),
     Decision(("enable-guest-attributes",), Effect.KEPT, "The guest has no metadata server to write attributes to."),
     Decision(
         ("google-logging-enable", "google-logging-use-fluentbit", "google-monitoring-enable"),
