@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gstack.kernel import errors
 from gstack.kernel.errors import METADATA_KEY, ApiError, from_rpc
+from tests.conftest import recorded
 from translator_service.cloudstack.errors import MEANINGS, CloudStackError, MaybeDone, Unreachable, to_api_error
 
 
@@ -134,3 +135,114 @@ def test_a_cloud_that_is_away(error: Unreachable) -> None:
     found = to_api_error(error)
     assert (found.code, found.retry_after > 0) == (503, True)
     assert "CloudStack" not in found.message
+
+
+# Limits and capacity
+
+
+def recorded_error(file: str, name: str) -> CloudStackError:
+    """The error of a recorded answer, of a request or in a finished job."""
+    body = next(iter(recorded(file, name)["body"].values()))
+    found = body.get("jobresult", body)
+    return CloudStackError(found["errorcode"], found["errortext"], found.get("cserrorcode", 0))
+
+
+# Numbers are those of the recorded accounts: three volumes, 20 CPUs.
+@pytest.mark.parametrize(
+    ("file", "name", "message"),
+    [
+        ("b-errors", "createVolume up to the limit 4", "Quota 'DISKS' exceeded.  Limit: 3.0 globally."),
+        ("b-errors", "deploy over the memory/cpu limit", "Quota 'CPUS' exceeded.  Limit: 20.0 globally."),
+    ],
+)
+def test_recorded_limits(file: str, name: str, message: str) -> None:
+    error = recorded_error(file, name)
+    assert (error.meaning.code, error.meaning.status, error.message) == ("QUOTA_EXCEEDED", 403, message)
+    told = to_api_error(error)
+    assert (told.code, told.reason, told.message) == (403, "quotaExceeded", message)
+
+
+def over(kind: str, whose: str = "Account", limit: str = "2") -> str:
+    """CloudStack's text, as recorded."""
+    named = {"Account": "Account Name = mallory in Domain Id = 2", "Project": "Project Name = p in Domain Id = 2"}
+    return (
+        f"Maximum amount of resources of Type = '{kind}', tag = 'null' for {named.get(whose, 'Domain Id = 2')} is "
+        f"exceeded: {whose} Resource Limit = {limit}, Current {whose} Resource Amount = 2, Current {whose} Resource "
+        "Reservation = 0, Requested Resource Amount = 1."
+    )
+
+
+@pytest.mark.parametrize("code", [430, 431, 530, 532, 535])
+@pytest.mark.parametrize("whose", ["Account", "Project", "Domain"])
+@pytest.mark.parametrize(
+    ("kind", "limit", "metric", "shown"),
+    [
+        ("user_vm", "2", "INSTANCES", "2.0"),
+        ("cpu", "40", "CPUS", "40.0"),
+        ("memory", "8192", "MEMORY_MB", "8192.0"),
+        ("primary_storage", "(200.00 GB) 214748364800", "DISKS_TOTAL_GB", "200.0"),
+        ("secondary_storage", "(1.50 GB) 1610612736", "STORAGE_TOTAL_GB", "1.5"),
+        ("snapshot", "1", "SNAPSHOTS", "1.0"),
+        ("template", "0", "IMAGES", "0.0"),
+        ("public_ip", "2", "IN_USE_ADDRESSES", "2.0"),
+        ("network", "3", "NETWORKS", "3.0"),
+    ],
+)
+def test_every_refusal_for_a_limit_names_it(
+    code: int, whose: str, kind: str, limit: str, metric: str, shown: str
+) -> None:
+    """A bigger offering over the account's limit is 530 in the job (recordings, Surprises 115)."""
+    error = CloudStackError(code, over(kind, whose, limit))
+    assert (error.meaning.status, error.meaning.reason, error.meaning.code) == (403, "quotaExceeded", "QUOTA_EXCEEDED")
+    assert error.message == f"Quota '{metric}' exceeded.  Limit: {shown} globally."
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "message"),
+    [
+        # Releases before 4.11.
+        (
+            535,
+            "Maximum number of resources of type 'volume' for account name=ian in domain id=2 has been exceeded.",
+            "Quota 'DISKS' exceeded.",
+        ),
+        (535, over("hovercraft"), "A quota of the project is exceeded."),
+        (532, "No more of it.", "A quota of the project is exceeded."),
+        (535, "", "A quota of the project is exceeded."),
+    ],
+)
+def test_a_limit_without_a_number(code: int, text: str, message: str) -> None:
+    error = CloudStackError(code, text)
+    assert (error.meaning.code, error.message) == ("QUOTA_EXCEEDED", message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The specified VM already has the maximum number of data disks (6) attached. Please specify another VM.",
+        "User data has exceeded configurable max length: 32768",
+        "Maximum " * 400,
+    ],
+)
+def test_what_is_no_limit_of_the_account(text: str) -> None:
+    assert CloudStackError(431, text).meaning.status == 400
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (533, "No destination found for a deployment for VM instance"),
+        (533, "Insufficient address capacity"),
+        (530, "Unable to create a deployment for VM instance {"),
+        (530, "Unable to start a VM [db6c6c47-ae34-48b0-a3d6-3464bfc79d15] due to insufficient capacity."),
+    ],
+)
+def test_a_lack_of_capacity(code: int, text: str) -> None:
+    error = CloudStackError(code, text)
+    assert (error.meaning.status, error.meaning.code) == (503, "ZONE_RESOURCE_POOL_EXHAUSTED")
+    assert error.message == "The zone does not have enough resources available to fulfill the request."
+
+
+def test_a_recorded_lack_of_capacity() -> None:
+    error = recorded_error("c-instances", "deployVirtualMachine that fits on no host (job finished)")
+    assert error.meaning.code == "ZONE_RESOURCE_POOL_EXHAUSTED"

@@ -9,7 +9,7 @@ Unreachable          no usable answer: refused, timed out, HTML, truncated, not 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gstack.kernel.errors import ApiError
 
@@ -25,6 +25,13 @@ class Meaning:
     show: bool = False
 
 
+_QUOTA = Meaning(403, "quotaExceeded", "QUOTA_EXCEEDED", "A quota of the project is exceeded.")
+_EXHAUSTED = Meaning(
+    503,
+    "resourcePoolExhausted",
+    "ZONE_RESOURCE_POOL_EXHAUSTED",
+    "The zone does not have enough resources available to fulfill the request.",
+)
 # CloudStack's error code -> what a GCE client is told. Sources: ApiErrorCode, and the recorded answers of 4.22, which
 # use 530 for much that is the caller's fault, and detailed texts inside jobs.
 MEANINGS = {
@@ -39,15 +46,10 @@ MEANINGS = {
     511: Meaning(401, "authError", "UNAUTHORIZED", "A second factor is needed."),
     530: Meaning(500, "backendError", "INTERNAL_ERROR", "Internal error."),
     531: Meaning(403, "forbidden", "PERMISSION_DENIED", "Permission to the resource is denied."),
-    532: Meaning(403, "quotaExceeded", "QUOTA_EXCEEDED", "A quota of the project is exceeded."),
-    533: Meaning(
-        503,
-        "resourcePoolExhausted",
-        "ZONE_RESOURCE_POOL_EXHAUSTED",
-        "The zone does not have enough resources available to fulfill the request.",
-    ),
+    532: _QUOTA,
+    533: _EXHAUSTED,
     534: Meaning(503, "backendError", "RESOURCE_NOT_READY", "A resource of the zone is unavailable. Try again later."),
-    535: Meaning(403, "quotaExceeded", "QUOTA_EXCEEDED", "A quota of the project is exceeded."),
+    535: _QUOTA,
     536: Meaning(
         400,
         "resourceInUseByAnotherResource",
@@ -56,6 +58,32 @@ MEANINGS = {
     ),
     537: Meaning(409, "conflict", "RESOURCE_CONFLICT", "The rule conflicts with another one."),
 }
+# Limits and a lack of capacity come with any of these, as the place where they are found wants it (recordings,
+# Surprises 21, 43 and 115); then the text tells.
+_TELLING = (430, 431, 530, 532, 533, 535)
+_LIMIT = re.compile(r"maximum [a-z ]{1,40}type\s*=?\s*'([a-z_]+)'.*exceeded", re.IGNORECASE | re.DOTALL)
+_MOST = re.compile(r"Resource Limit = (?:\([^)]*\) )?(\d+)")
+_NO_ROOM = re.compile(
+    r"Unable to create a deployment for VM|No destination found for a deployment|due to insufficient capacity"
+)
+# CloudStack's type of resource -> GCE's metric, and how many of CloudStack's units are one of GCE's. Disks as such and
+# memory have none in GCE.
+METRICS = {
+    "user_vm": ("INSTANCES", 1),
+    "cpu": ("CPUS", 1),
+    "memory": ("MEMORY_MB", 1),
+    "volume": ("DISKS", 1),
+    "primary_storage": ("DISKS_TOTAL_GB", 1024**3),
+    "secondary_storage": ("STORAGE_TOTAL_GB", 1024**3),
+    "snapshot": ("SNAPSHOTS", 1),
+    "template": ("IMAGES", 1),
+    "public_ip": ("IN_USE_ADDRESSES", 1),
+    "network": ("NETWORKS", 1),
+    "vpc": ("NETWORKS", 1),
+    "gpu": ("GPUS", 1),
+}
+# As much as the start of a text says what it is about.
+_LOOKED_AT = 2000
 # These say that nothing was done, and that it may be tried again.
 TRY_LATER = (429, 503)
 # What a list answers to the id of nothing, or of somebody else's (recordings, Surprises 33 and n 61).
@@ -84,7 +112,8 @@ class CloudStackError(Exception):
 
     @property
     def meaning(self) -> Meaning:
-        return MEANINGS.get(self.code, _UNKNOWN)
+        told = _told(self.text[:_LOOKED_AT]) if self.code in _TELLING else None
+        return told or MEANINGS.get(self.code, _UNKNOWN)
 
     @property
     def message(self) -> str:
@@ -92,6 +121,24 @@ class CloudStackError(Exception):
         if not meaning.show or _INTERNAL.search(self.text) or "CloudStack" in self.text:
             return meaning.message
         return self.text
+
+
+def _told(text: str) -> Meaning | None:
+    """What the text alone says of a limit or of capacity.
+
+    The limits are those of the account over all regions, so another region would not help.
+    """
+    if _NO_ROOM.search(text):
+        return _EXHAUSTED
+    found = _LIMIT.search(text)
+    if found is None:
+        return None
+    metric, unit = METRICS.get(found[1].lower(), ("", 1))
+    if not metric:
+        return _QUOTA
+    most = _MOST.search(text)
+    limit = f"  Limit: {int(most[1]) / unit:.1f} globally." if most else ""
+    return replace(_QUOTA, message=f"Quota '{metric}' exceeded.{limit}")
 
 
 class Unreachable(Exception):
