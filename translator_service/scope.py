@@ -24,6 +24,7 @@ from translator_service.gce.names_file import NameMap
 from translator_service.gce.naming import Index
 from translator_service.gce.paging import Pager
 from translator_service.gce.replies import Replies
+from translator_service.kept.passwords import Passwords
 from translator_service.kept.store import Store
 
 
@@ -123,6 +124,10 @@ class Scope:
     @property
     def store(self) -> Store:
         return self.environment.store
+
+    @property
+    def passwords(self) -> Passwords:
+        return Passwords(self.store, self.environment.sealer, self.project.key)
 
     @property
     def pager(self) -> Pager:

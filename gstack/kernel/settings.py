@@ -172,6 +172,10 @@ class Settings(BaseSettings):
         description="Longest user data that CloudStack takes, in characters of base64: its `vm.userdata.max.length`, "
         "which users cannot ask for.",
     )
+    windows_user: str = Field(
+        default="Administrator",
+        description="User of Windows machines whose password CloudStack makes; its name in the operator's templates.",
+    )
     cloudstack_timeout: float = Field(default=60.0, gt=0, description="Longest wait for one answer of CloudStack.")
 
     database_url: str = Field(

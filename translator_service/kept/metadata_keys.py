@@ -56,8 +56,9 @@ DECISIONS = (
     ),
     Decision(
         ("windows-keys",),
-        Effect.KEPT,
-        "No agent of Google's answers. CloudStack resets passwords of templates that are password-enabled.",
+        Effect.WORKS,
+        "`gcloud compute reset-windows-password`: gstack answers on serial port 4 with the password that CloudStack "
+        "made, see below. Not a part of the user data.",
     ),
     Decision(
         ("windows-startup-script-*", "windows-shutdown-script-*", "sysprep-specialize-script-*"),

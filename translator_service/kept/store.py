@@ -387,6 +387,18 @@ class Store:
                 documents.delete().where(documents.c.owner == owner, documents.c.kind == kind, documents.c.name == name)
             )
 
+    def trim_documents(self, owner: str, kind: str, most: int) -> None:
+        """Leave so many of an owner's documents of a kind, those that changed last."""
+        own = (documents.c.owner == owner, documents.c.kind == kind)
+        newest = sa.select(documents.c.name).where(*own).order_by(documents.c.updated.desc()).limit(most)
+        with self.engine.begin() as connection:
+            connection.execute(documents.delete().where(*own, documents.c.name.not_in(newest)))
+
+    def purge_documents(self, kind: str, before: float) -> None:
+        """Those of a kind that did not change since, of all owners."""
+        with self.engine.begin() as connection:
+            connection.execute(documents.delete().where(documents.c.kind == kind, documents.c.updated < before))
+
     # Heartbeats
 
     def beat(self, executor: str) -> None:

@@ -38,6 +38,7 @@ from gstack.kernel.errors import ApiError, invalid
 from gstack.kernel.sealing import SealError
 from gstack.kernel.waits import Waits
 from translator_service.cloudstack.errors import CloudStackError
+from translator_service.kept import passwords
 from translator_service.kept.store import Duplicate, Store
 from translator_service.operations.render import TRANSPORT, operation
 from translator_service.operations.run import (
@@ -481,6 +482,7 @@ class Engine:
             listed = len(found)
             needed += listed - len(over)
         self._plain.purge_operations(time.time() - RETENTION)
+        passwords.purge(self._plain)
         self._plain.forget_heartbeats(time.time() - 24 * 3600)
 
 

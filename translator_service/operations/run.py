@@ -202,7 +202,16 @@ class Run:
             pause=self.pause,
             begun=begun,
         )
+        self._keep_password(command, parameters, found)
         return _without_secrets(found)
+
+    def _keep_password(self, command: str, parameters: dict[str, str], result: dict[str, Any]) -> None:
+        """CloudStack shows the password of a machine only in the result of the job that made it; it goes with it."""
+        kept, machine = self.scope.passwords, result.get("virtualmachine") or {}
+        if machine.get("password") and machine.get("id"):
+            kept.keep(machine["id"], str(machine["password"]))
+        elif command == "destroyVirtualMachine":
+            kept.forget(parameters["id"])
 
     def follow_with(
         self, key: str, command: str, beside: Callable[[str], None], /, **parameters: str
@@ -322,7 +331,7 @@ def _outcome(kept: dict[str, Any]) -> Any:
 
 
 def _without_secrets(result: dict[str, Any]) -> dict[str, Any]:
-    """Passwords of new machines appear in job results; they are neither kept nor passed on."""
+    """Passwords of new machines appear in job results; steps are recorded, and go on, without them."""
     return {
         key: _without_secrets(value) if isinstance(value, dict) else value
         for key, value in result.items()

@@ -22,6 +22,7 @@ from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.disks import view as disk_view
+from translator_service.resources.instances import passwords
 from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
@@ -65,10 +66,12 @@ def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
 
 @rpc(
     "Instances.SetMetadata",
-    calls=("listVirtualMachines", "getVirtualMachineUserData", "updateVirtualMachine"),
+    calls=(
+        "listVirtualMachines", "getVirtualMachineUserData", "updateVirtualMachine", "resetPasswordForVirtualMachine",
+    ),
     differences="A guest that got keys or scripts at its last boot sees new keys within a minute; others, and new "
-    "scripts, at its next boot. See guests.md.",
-)
+    "scripts, at its next boot. A password is reset, for `windows-keys`, only of a stopped machine. See guests.md.",
+)  # fmt: skip
 def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Message:
     items = check_metadata(request.resource, "resource")
     zone = places.resolve_zone(scope, request.zone)
@@ -206,6 +209,7 @@ def do_update(run: Run) -> None:
         raise
     if kept.METADATA in run.payload["changes"]:
         forget_metadata(run.scope, document_of(row))
+        passwords.answer_at_turn(run, {**row, "details": details})
     if run.payload["tags"] is not None:
         zone = places.resolve_zone(run.scope, run.payload["zone"])
         row["details"] = details
