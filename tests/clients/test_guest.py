@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import Stack
-from tests.clients.sequences import machine
+from tests.clients.sequences import Session, machine
+from tests.windows import Asking
 
 SMALL, ZONE = "/compute/v1/projects/mallory", "/zones/ch-gv2"
 
@@ -52,3 +53,77 @@ def test_a_project_that_is_full(small: Small) -> None:
         for path in made:
             small.end("DELETE", path)
     assert small.ask("GET", f"{ZONE}/instances").get("items") is None
+
+
+class Gcloud(Session):
+    """What gcloud sends for `compute reset-windows-password`, one call after the other."""
+
+    def __init__(self, stack: Stack, name: str):
+        super().__init__(stack, "google-cloud-sdk gcloud/512.0.0 command/gcloud.compute.reset-windows-password")
+        self.one = f"{ZONE}/instances/{name}"
+
+    def wait(self, operation: dict[str, Any]) -> dict[str, Any]:
+        while operation["status"] != "DONE":
+            operation = self.ask("POST", f"{ZONE}/operations/{operation['name']}/wait?alt=json")
+        assert "error" not in operation, operation
+        return operation
+
+    def reset(self, asking: Asking) -> tuple[list[str], str]:
+        """(warnings that it shows, what it then reads from the port)."""
+        shown = self.ask("GET", f"{self.one}?alt=json")
+        items = {item["key"]: item["value"] for item in shown["metadata"].get("items", [])}
+        keys = [*items.get("windows-keys", "").splitlines(), asking.line]
+        changed = items | {"windows-keys": "\n".join(keys)}
+        body = {
+            "fingerprint": shown["metadata"]["fingerprint"],
+            "items": [{"key": key, "value": value} for key, value in changed.items()],
+        }
+        operation = self.wait(self.ask("POST", f"{self.one}/setMetadata?alt=json", body))
+        self.ask("GET", f"{self.one}?alt=json")
+        contents = self.ask("GET", f"{self.one}/serialPort?alt=json&port=4")["contents"]
+        return [one["message"] for one in operation.get("warnings", [])], contents
+
+
+def test_gcloud_resets_the_password_of_a_windows_machine(stack: Stack) -> None:
+    gcloud = Gcloud(stack, "win-1")
+    body = machine("win-1")
+    body["disks"][0]["initializeParams"]["sourceImage"] = "global/images/windows-server-2012"
+    gcloud.wait(gcloud.ask("POST", f"{ZONE}/instances", body))
+    try:
+        first, second, other, third = Asking(), Asking(), Asking("ian"), Asking()
+        warnings, contents = gcloud.reset(first)
+        assert (warnings, len(password := first.password(contents))) == ([], 10)
+        warnings, contents = gcloud.reset(second)
+        (answer,) = [second.answer(contents)]
+        assert answer is not None and not answer["passwordFound"]
+        assert [answer["errorMessage"]] == warnings and "stop the instance" in warnings[0]
+        warnings, contents = gcloud.reset(other)
+        assert "'Administrator' only" in warnings[0]
+        gcloud.wait(gcloud.ask("POST", f"{gcloud.one}/stop?alt=json"))
+        warnings, contents = gcloud.reset(third)
+        assert warnings == [] and third.password(contents) not in ("", password)
+        gcloud.wait(gcloud.ask("POST", f"{gcloud.one}/start?alt=json"))
+        assert first.password(gcloud.ask("GET", f"{gcloud.one}/serialPort?alt=json&port=4")["contents"]) == password
+        # Nobody else sees the port, and it is gone with the machine.
+        small = stack.token("mallory-api-key", "mallory-secret-key")
+        url = f"{stack.url}{SMALL}{gcloud.one}/serialPort?port=4"
+        assert stack.call("GET", url, token=small).status_code == 404
+        assert password not in "".join(path.read_text(errors="replace") for path in stack.folder.glob("*.log"))
+    finally:
+        gcloud.wait(gcloud.ask("DELETE", f"{gcloud.one}?alt=json"))
+    assert gcloud.send("GET", f"{gcloud.one}/serialPort?port=4").status_code == 404
+
+
+def test_gcloud_follows_a_serial_port(stack: Stack) -> None:
+    """`tail-serial-port-output` asks from `next` on and shows what it gets; without anything it sleeps."""
+    gcloud = Gcloud(stack, "tail-1")
+    gcloud.wait(gcloud.ask("POST", f"{ZONE}/instances", machine("tail-1")))
+    try:
+        shown, start = [], ""
+        for _ in range(3):
+            found = gcloud.ask("GET", f"{gcloud.one}/serialPort?alt=json&port=1{start}")
+            shown.append(found["contents"])
+            start = f"&start={found['next']}"
+        assert "createConsoleEndpoint" in shown[0] and shown[1:] == ["", ""]
+    finally:
+        gcloud.wait(gcloud.ask("DELETE", f"{gcloud.one}?alt=json"))

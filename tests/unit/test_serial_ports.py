@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import structlog
 import time_machine
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.sealing import Keyring
@@ -22,8 +20,10 @@ from simulator.families import deploy as simulated_deploy
 from tests.conftest import Cloud, OpenScope
 from tests.unit.made import ask, first, job, machine
 from tests.unit.test_instances import ZONE_LINK, Finish, delete, done, insert, metadata, refused, user_data, wanted
+from tests.windows import Asking
 from translator_service.kept import passwords
 from translator_service.kept.passwords import requests
+from translator_service.operations import run as run_module
 from translator_service.scope import Scope
 
 
@@ -98,36 +98,6 @@ def test_an_instance_that_is_not_there_yet_says_nothing(scope: Scope) -> None:
 
 
 # Passwords of Windows
-
-
-class Asking:
-    """What `gcloud compute reset-windows-password` has: a key, the item it writes, and what it reads on the port."""
-
-    def __init__(self, user: str = "Administrator", seconds: float = 300, size: int = 2048, **fields: Any):
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=size)
-        numbers = self._key.public_key().public_numbers()
-        self.modulus = base64.b64encode(numbers.n.to_bytes(size // 8, "big")).decode()
-        ends = datetime.now(UTC) + timedelta(seconds=seconds)
-        self.line = json.dumps(
-            {
-                "email": "ian@example.org",
-                "exponent": base64.b64encode(numbers.e.to_bytes(3, "big")).decode(),
-                "expireOn": ends.strftime("%Y-%m-%dT%H:%M:%S+0000"),
-                "modulus": self.modulus,
-                "userName": user,
-                **fields,
-            }
-        )
-
-    def answer(self, contents: str) -> dict[str, Any] | None:
-        lines = [json.loads(line) for line in contents.splitlines()]
-        return next((line for line in reversed(lines) if line.get("modulus") == self.modulus), None)
-
-    def password(self, contents: str, method: type[hashes.HashAlgorithm] = hashes.SHA1) -> str:
-        answer = self.answer(contents)
-        assert answer is not None and answer["passwordFound"] is True, answer
-        encrypted = base64.b64decode(answer["encryptedPassword"])
-        return self._key.decrypt(encrypted, padding.OAEP(padding.MGF1(method()), method(), None)).decode()
 
 
 SECRET, NEXT = "pq7-Zz9_kX", "pq7-Zz9_kY"
@@ -385,3 +355,28 @@ def test_a_key_that_is_too_short_for_the_password(scope: Scope) -> None:
     (reason,) = scope.passwords.answer("m", requests(Asking(size=1024).line, time.time()), "Administrator", "")
     assert "too short" in reason
     assert scope.passwords.is_kept("m")
+
+
+@pytest.mark.parametrize("place", ["unanswered", "keep", "answer", "after keep", "after answer"])
+def test_nothing_is_lost_or_done_twice_when_it_is_interrupted(
+    server: Scope, operations: Finish, simulated: Cloud, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A translator that goes between any two steps, or within one before or after its work, loses no password."""
+    ask_for(server, operations, Asking())
+    job(server, "stopVirtualMachine", id=first(server, "listVirtualMachines", name="web-1")["id"])
+    monkeypatch.setattr(run_module, "_LATER", 0.05)
+    name, real, seen = place.rpartition(" ")[2], getattr(passwords.Passwords, place.rpartition(" ")[2]), []
+
+    def once(self: Any, *arguments: Any) -> Any:
+        seen.append(name)
+        found = real(self, *arguments) if place.startswith("after") or len(seen) > 1 else None
+        if len(seen) == 1:
+            raise run_module.Parked("gone")
+        return found
+
+    monkeypatch.setattr(passwords.Passwords, name, once)
+    asking = Asking()
+    assert not ask_for(server, operations, asking)["warnings"]
+    assert len(seen) > 1
+    assert simulated.calls["resetPasswordForVirtualMachine"] == 1
+    assert asking.password(output(server, port=4).contents) == NEXT
