@@ -172,6 +172,11 @@ class Settings(BaseSettings):
         description="Longest user data that CloudStack takes, in characters of base64: its `vm.userdata.max.length`, "
         "which users cannot ask for.",
     )
+    guest_without_script: str = Field(
+        default="windows,coreos,flatcar,talos",
+        description="Guests that get no script for keys that may come later: words in the name of their template or of "
+        "its system in CloudStack, separated by commas.",
+    )
     windows_user: str = Field(
         default="Administrator",
         description="User of Windows machines whose password CloudStack makes; its name in the operator's templates.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from tests.conftest import Cloud, OpenScope, recorded_rows
 from tests.unit.made import ask, first, job, machine, volume
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
+from tests.waits import LONG
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
@@ -25,7 +27,8 @@ from translator_service.kept import details
 from translator_service.kept.store import Store
 from translator_service.operations import engine
 from translator_service.places import Zone
-from translator_service.resources.instances import find, view
+from translator_service.resources.common_metadata import common_items
+from translator_service.resources.instances import change, find, view
 from translator_service.scope import Scope
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/demo"
@@ -657,7 +660,7 @@ def test_a_free_size_stays_when_labels_change(scope: Scope, operations: Finish) 
 
 def test_set_metadata(web: Scope, operations: Finish) -> None:
     before = get(web)
-    assert user_data(web) == ""
+    assert lines_of_keys(web) == []
     done(web, operations, set_metadata(web, before.metadata.fingerprint, **{"startup-script": "echo hí", "a": "1"}))
     assert items_of(web) == {"startup-script": "echo hí", "a": "1"}
     assert base64.b64encode("echo hí".encode()).decode() in user_data(web)
@@ -681,7 +684,7 @@ def test_user_data_of_nobody_elses_is_never_wrapped(web: Scope, operations: Fini
     done(web, operations, set_metadata(web, **{"user-data": text, "a": "1"}))
     assert user_data(web) == text
     done(web, operations, set_metadata(web, a="1"))
-    assert user_data(web) == "#cloud-config\n{}\n"
+    assert lines_of_keys(web) == [] and "ignition" not in user_data(web)
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("+/+/", "+/+/"), ("%2B/%2B/", "+/+/"), ("%2B/+/", "+/8="), ("ab", "aQ==")])
@@ -692,13 +695,81 @@ def test_the_cloud_decodes_user_data_with_a_percent_as_a_part_of_a_url(web: Scop
     assert row["userdata"] == kept
 
 
-def test_what_the_project_got_afterwards_is_seen_when_the_metadata_is_set(web: Scope, operations: Finish) -> None:
-    common = common_pb2.Metadata(items=[common_pb2.Metadata.Items(key="ssh-keys", value="ann:ssh-rsa AAAA")])
-    request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=common)
-    ask(web, "Projects.SetCommonInstanceMetadata", request)
-    assert user_data(web) == ""
+# The project's metadata and machines that are there
+
+
+def set_common(scope: Scope, **items: str) -> operations_pb2.Operation:
+    request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=metadata(**items))
+    return ask(scope, "Projects.SetCommonInstanceMetadata", request)
+
+
+def lines_of_keys(scope: Scope, name: str = "web-1") -> list[str]:
+    """What the guest reads of its user data once a minute. Fails for a guest that looks for nothing."""
+    begin, mark, rest = user_data(scope, name).partition("#:gstack keys\n")
+    assert mark, begin
+    return rest.partition("#:gstack end\n")[0].splitlines()
+
+
+ANN, JOE = "ann 0 ssh-rsa AAAA", "joe 0 ssh-rsa BBBB"
+
+
+def test_a_key_of_the_project_reaches_the_guests_that_are_there(
+    web: Scope, operations: Finish, simulated: Cloud
+) -> None:
+    """`gcloud compute ssh` makes its key, and puts it there, when the machine runs already."""
+    blocked = metadata(**{"block-project-ssh-keys": "true", "ssh-keys": "joe:ssh-rsa BBBB"})
+    done(web, operations, insert(web, wanted("web-2", metadata=blocked)))
+    machine(web, "elsewhere", userdata=base64.b64encode(b"#!/bin/sh\n# theirs\n").decode())
+    simulated.app.calls.clear()
+    row = done(web, operations, set_common(web, **{"ssh-keys": "ann:ssh-rsa AAAA"}))
+    assert not row["warnings"]
+    assert (lines_of_keys(web), lines_of_keys(web, "web-2")) == ([ANN], [JOE])
+    assert user_data(web, "elsewhere") == "#!/bin/sh\n# theirs\n"
+    assert simulated.calls["updateVirtualMachine"] == 2
+    done(web, operations, set_common(web))
+    assert (lines_of_keys(web), lines_of_keys(web, "web-2")) == ([], [JOE])
+    # What is not for guests leaves them alone.
+    simulated.app.calls.clear()
+    assert set_common(web, zone="a").status == "DONE"
+    assert "updateVirtualMachine" not in simulated.calls
+
+
+def test_a_key_of_the_project_comes_beside_user_data_too(web: Scope, operations: Finish) -> None:
     done(web, operations, set_metadata(web, **{"user-data": "#!/bin/sh\necho mine\n"}))
-    assert "ann 0 ssh-rsa AAAA" in user_data(web) and "echo mine" in user_data(web)
+    done(web, operations, set_common(web, **{"ssh-keys": "ann:ssh-rsa AAAA"}))
+    assert lines_of_keys(web) == [ANN] and "echo mine" in user_data(web)
+
+
+def test_a_machine_that_cannot_be_given_it_is_named(web: Scope, operations: Finish, simulated: Cloud) -> None:
+    simulated.app.faults.append(Fault("status", "updateVirtualMachine", status=530))
+    (warning,) = done(web, operations, set_common(web, **{"ssh-keys": "ann:ssh-rsa AAAA"}))["warnings"]
+    assert "'web-1'" in warning["message"]
+
+
+def test_an_instance_gets_what_the_project_has_when_its_turn_comes(
+    web: Scope, operations: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project may have got it between the submit and the turn."""
+    sent = threading.Event()
+    real = change.machine
+
+    def later(*arguments: Any) -> Any:
+        assert sent.wait(LONG)
+        return real(*arguments)
+
+    monkeypatch.setattr(change, "machine", later)
+    operation = set_metadata(web, **{"ssh-keys": "joe:ssh-rsa BBBB"})
+    other = set_common(web, **{"ssh-keys": "ann:ssh-rsa AAAA"})
+    done(web, operations, other)
+    sent.set()
+    done(web, operations, operation)
+    assert lines_of_keys(web) == [JOE, ANN]
+
+
+def test_a_project_that_cannot_begin_it_keeps_what_it_had(web: Scope) -> None:
+    web.environment.settings = web.environment.settings.model_copy(update={"operations_unfinished": 0})
+    assert refused(lambda: set_common(web, **{"ssh-keys": "ann:ssh-rsa AAAA"})).code == 429
+    assert common_items(web) == {}
 
 
 def documents(store: Store) -> int:

@@ -33,6 +33,7 @@ from tests.unit.test_instances import (
     names,
     refused,
     row_of,
+    set_metadata,
     user_data,
     wanted,
 )
@@ -327,6 +328,55 @@ def test_keys_and_scripts(scope: Scope, operations: Finish, simulated: Cloud) ->
     assert simulated.calls["registerSSHKeyPair"] == 1
 
 
+def test_a_guest_looks_for_keys_though_there_are_none_yet(scope: Scope, operations: Finish) -> None:
+    """`gcloud compute ssh` to a machine that was made before its key."""
+    done(scope, operations, insert(scope, wanted()))
+    assert user_data(scope).startswith("#cloud-boothook\n") and "\n#:gstack keys\n#:gstack end\n" in user_data(scope)
+
+
+WINDOWS = "global/images/windows-server-2012"
+
+
+@pytest.mark.parametrize(
+    ("image", "words", "items", "has_script"),
+    [
+        (WINDOWS, "windows,coreos", {}, False),
+        (WINDOWS, "windows,coreos", {"ssh-keys": f"joe:{KEY}"}, True),
+        (WINDOWS, "", {}, True),
+        (IMAGE, "coreos, DEBIAN ", {}, False),
+        (IMAGE, "windows", {"user-data": "#!/bin/sh\n"}, True),
+    ],
+)
+def test_a_guest_that_takes_no_script_is_given_none(
+    scope: Scope,
+    operations: Finish,
+    monkeypatch: pytest.MonkeyPatch,
+    image: str,
+    words: str,
+    items: dict[str, str],
+    has_script: bool,
+) -> None:
+    """Ignition refuses to boot with one. The project's keys are for the others."""
+    # In place: operations have an environment of their own, with the same settings.
+    monkeypatch.setitem(vars(scope.environment.settings), "guest_without_script", words)
+    common = common_pb2.Metadata(items=[common_pb2.Metadata.Items(key="ssh-keys", value=f"ann:{KEY}")])
+    request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=common)
+    ask(scope, "Projects.SetCommonInstanceMetadata", request)
+    boot = pb.AttachedDiskInitializeParams(sourceImage=image)
+    disks = [pb.AttachedDisk(boot=True, autoDelete=True, initializeParams=boot)]
+    done(scope, operations, insert(scope, wanted(disks=disks, metadata=metadata(**items))))
+    assert ("#:gstack keys" in user_data(scope)) is has_script
+    # Nor later.
+    done(scope, operations, set_metadata(scope, **items, a="1"))
+    assert ("#:gstack keys" in user_data(scope)) is has_script
+
+
+def test_user_data_alone_is_alone(scope: Scope, operations: Finish) -> None:
+    items = metadata(**{"user-data": "#cloud-config\npackages: [nginx]\n"})
+    done(scope, operations, insert(scope, wanted(metadata=items)))
+    assert user_data(scope) == "#cloud-config\npackages: [nginx]\n"
+
+
 def test_keys_that_end_are_no_key_pairs(scope: Scope, operations: Finish) -> None:
     """CloudStack would keep them for good."""
     ends = 'google-ssh {"userName":"joe","expireOn":"%d-06-05T14:36:39+0000"}'
@@ -377,11 +427,11 @@ def test_keys_of_the_project(scope: Scope, operations: Finish) -> None:
     request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=common)
     ask(scope, "Projects.SetCommonInstanceMetadata", request)
     done(scope, operations, insert(scope, wanted()))
-    assert "ann" in user_data(scope)
+    assert f"\nann 0 {KEY}\n" in user_data(scope)
     assert len(scope.client.read("listSSHKeyPairs").items) == 1
     blocked = metadata(**{"block-project-ssh-keys": "true"})
     done(scope, operations, insert(scope, wanted("web-2", metadata=blocked)))
-    assert user_data(scope, "web-2") == ""
+    assert "ann" not in user_data(scope, "web-2")
     assert "SSH.PublicKey" not in row_of(scope, "web-2")["details"]
 
 

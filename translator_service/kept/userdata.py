@@ -64,8 +64,8 @@ def user_data(
 ) -> str:
     """The parameter of deployVirtualMachine; "" when there is nothing to say.
 
-    common: the project's metadata. limit: CloudStack's, in characters of base64. now: Unix time. had_ours: the machine
-    has user data with keys or scripts of ours, so what is no longer asked for must be taken away.
+    common: the project's metadata. limit: CloudStack's, in characters of base64. now: Unix time. had_ours: our
+    script is to be in it though nothing asks for it: to take away what it brought before, or to bring what comes later.
     Raises 400, naming the item, for user data that is no base64, that cannot be joined with a script, or that is longer
     than a machine may have.
     """
@@ -83,6 +83,12 @@ def user_data(
 def has_ours(metadata: dict[str, str], common: dict[str, str], now: float) -> bool:
     """Whether there are keys or scripts for the guest."""
     return bool(all_ssh_keys(metadata, common, now) or _scripts(metadata, common))
+
+
+def for_guests(metadata: dict[str, str]) -> dict[str, str]:
+    """What of it makes user data."""
+    keys = (*_FILLING, "user-data-encoding")
+    return {key: metadata[key] for key in keys if metadata.get(key)}
 
 
 def has_effect(metadata: dict[str, str], now: float) -> bool:

@@ -19,6 +19,7 @@ from translator_service.gce.fingerprints import check
 from translator_service.gce.times import from_cloudstack
 from translator_service.kept import userdata
 from translator_service.operations import engine
+from translator_service.operations.run import Run, handler
 from translator_service.resources.common_metadata import (
     check_metadata,
     common_metadata,
@@ -27,6 +28,7 @@ from translator_service.resources.common_metadata import (
     store,
     stored,
 )
+from translator_service.resources.instances import guests
 from translator_service.resources.instances.metadata import metadata_items
 from translator_service.resources.instances.view import DETAILS, HIDDEN
 from translator_service.rpc import rpc
@@ -132,9 +134,9 @@ def to_project(scope: Scope, row: Row, metadata: common_pb2.Metadata) -> pb.Proj
 
 @rpc(
     "Projects.SetCommonInstanceMetadata",
-    calls=("listVirtualMachines",),
-    differences="Seen by instances that are made afterwards, and by others when their own metadata is set. What would "
-    "leave no room in the user data of an instance is refused.",
+    calls=("listVirtualMachines", "updateVirtualMachine"),
+    differences="Keys reach guests that run within a minute or so, scripts at their next boot (see guests.md). What "
+    "would leave no room in the user data of an instance is refused.",
 )
 def set_common_instance_metadata(scope: Scope, request: pb.SetCommonInstanceMetadataRequest) -> Message:
     items = check_metadata(request.resource, "resource")
@@ -145,7 +147,22 @@ def set_common_instance_metadata(scope: Scope, request: pb.SetCommonInstanceMeta
     if not store(scope, items, expected=raw):
         text = "Supplied fingerprint does not match current metadata fingerprint."
         raise ApiError(412, text, "conditionNotMet")
-    return engine.finished(scope, type="setMetadata", target="", target_id=scope.project.number)
+    number = scope.project.number
+    if userdata.for_guests(items) == userdata.for_guests(current):
+        return engine.finished(scope, type="setMetadata", target="", target_id=number)
+    try:
+        return engine.submit(
+            scope, type="setMetadata", target="", target_id=number, handler="projects.metadata", payload={}
+        )
+    except ApiError:
+        store(scope, current, expected=stored(scope))
+        raise
+
+
+@handler("projects.metadata")
+def do_set_common_instance_metadata(run: Run) -> None:
+    """The metadata is set. What it is now is for the guests, whatever it was when this was submitted."""
+    guests.refresh(run)
 
 
 def _check_room(scope: Scope, items: dict[str, str], current: dict[str, str]) -> None:

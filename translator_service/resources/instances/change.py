@@ -30,6 +30,7 @@ from translator_service.resources.instances.metadata import (
     document_of,
     forget_metadata,
     keep_metadata,
+    metadata_items,
     metadata_of,
 )
 from translator_service.resources.instances.view import disk_of, labels_of, to_instance
@@ -77,10 +78,11 @@ def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Messag
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
     expected = _expect(scope, row, "metadata", request.resource.fingerprint)
-    data = changed_user_data(scope, items, row, is_there=AWAITED not in row)
+    # Raises 400 for what does not fit; what the guest gets is made when its turn comes.
+    changed_user_data(scope, items, row, is_there=AWAITED not in row)
     with keep_metadata(scope, items) as packed:
         changes = {kept.METADATA: packed}
-        return _update(scope, zone, name, row, "setMetadata", changes, expected=expected, user_data=data)
+        return _update(scope, zone, name, row, "setMetadata", changes, expected=expected)
 
 
 def _expect(scope: Scope, row: Row, kind: str, sent: bytes) -> tuple[str, str]:
@@ -158,14 +160,12 @@ def _update(
     changes: dict[str, Any],
     *,
     expected: tuple[str, str] = ("", ""),
-    user_data: str | None = None,
     tags: list[str] | None = None,
 ) -> Message:
     payload = {
         **target(scope, zone, name, row),
         "changes": changes,
         "expected": expected,
-        "user_data": user_data,
         "tags": tags,
     }
     return engine.submit(
@@ -200,11 +200,18 @@ def do_update(run: Run) -> None:
     for key, value in run.payload["changes"].items():
         details = kept.replaced(details, key, value)
     parameters = kept.parameters(details) if details else {"cleanupdetails": "true"}
-    if run.payload["user_data"] is not None:
-        parameters["userdata"] = run.payload["user_data"]
+
+    def update(scope: Scope) -> None:
+        # The project's metadata may have changed since.
+        if kept.METADATA in run.payload["changes"]:
+            items = metadata_items(scope, {"details": details})
+            data = changed_user_data(scope, items, row, is_there=True)
+            parameters.update({"userdata": data} if data is not None else {})
+        scope.client.write("updateVirtualMachine", id=row["id"], **parameters)
+
     try:
-        run.call("update", "updateVirtualMachine", id=row["id"], **parameters)
-    except CloudStackError:
+        run.look("update", update)
+    except (CloudStackError, ApiError):
         forget_metadata(run.scope, written.get(DOCUMENT, ""))
         raise
     if kept.METADATA in run.payload["changes"]:

@@ -94,7 +94,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
         if account.email == "default":
             account.email = default_service_account(scope.project.number)
     config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
-    data = metadata.user_data(scope, items)
+    data = metadata.user_data(scope, items, disk_parameters.get("templateid", ""))
     with metadata.keep_metadata(scope, items) as packed:
         details = {
             **kept.pack(kept.TAGS, tags),

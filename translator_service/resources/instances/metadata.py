@@ -15,6 +15,7 @@ from translator_service.kept import details as kept
 from translator_service.kept import userdata
 from translator_service.kept.ssh_keys import all_ssh_keys
 from translator_service.resources.common_metadata import common_items, metadata_fingerprint
+from translator_service.resources.images import templates
 from translator_service.scope import Scope
 
 _LARGE_METADATA = 16_000
@@ -47,10 +48,14 @@ def metadata_of(scope: Scope, row: Row) -> Any:
     return metadata
 
 
-def user_data(scope: Scope, items: dict[str, str]) -> str:
-    """User data of a new instance with these items in this project. Raises 400."""
-    common = common_items(scope)
-    return userdata.user_data(items, common, limit=scope.environment.settings.cloudstack_user_data, now=time.time())
+def user_data(scope: Scope, items: dict[str, str], template: str) -> str:
+    """User data of a new instance with these items in this project. template: CloudStack's id. Raises 400.
+
+    Our script is in it also where nothing asks for it yet, so that a key that comes later reaches the guest.
+    """
+    now = time.time()
+    common, installs = _of_project(scope, items, {"templateid": template}, now)
+    return userdata.user_data(items, common, limit=_limit(scope), now=now, had_ours=installs)
 
 
 def changed_user_data(scope: Scope, items: dict[str, str], row: Row, *, is_there: bool) -> str | None:
@@ -58,20 +63,52 @@ def changed_user_data(scope: Scope, items: dict[str, str], row: Row, *, is_there
 
     is_there: whether CloudStack shows the instance yet.
     """
-    common, now = common_items(scope), time.time()
-    had = had_ours = False
-    if not userdata.has_ours(items, common, now):
+    now = time.time()
+    common, installs = _of_project(scope, items, row, now)
+    had = had_ours = installs and is_ours(row)
+    if not had_ours and not userdata.has_ours(items, common, now):
         if is_there:
             answer = scope.client.read("getVirtualMachineUserData", virtualmachineid=row["id"]).one()
             text = str(answer.get("userdata", ""))
             had, had_ours = bool(text), userdata.holds_ours(text)
         else:
             before = metadata_items(scope, row)
-            had_ours = userdata.has_ours(before, common, now)
+            had_ours = userdata.has_ours(before, common, now) or not before.get("user-data")
             had = had_ours or "user-data" in {**common, **before}
-    limit = scope.environment.settings.cloudstack_user_data
-    data = userdata.user_data(items, common, limit=limit, now=now, field="resource", had_ours=had_ours)
+    data = userdata.user_data(items, common, limit=_limit(scope), now=now, field="resource", had_ours=had_ours)
     return data or (_NOTHING_TO_DO if had else None)
+
+
+def is_ours(row: Row) -> bool:
+    """Whether gstack made the machine: the user data of others may be what somebody wrote elsewhere."""
+    return kept.DISK in (row.get("details") or {})
+
+
+def _limit(scope: Scope) -> int:
+    return scope.environment.settings.cloudstack_user_data
+
+
+def _of_project(scope: Scope, items: dict[str, str], row: Row, now: float) -> tuple[dict[str, str], bool]:
+    """(the project's metadata as far as it is for this guest, whether our script is for it in any case).
+
+    A guest that takes no script gets one only when its own metadata asks for it: the project's is for others.
+    """
+    common = common_items(scope)
+    takes_script = _takes_script(scope, row)
+    if not takes_script and not userdata.has_ours(items, {}, now):
+        common = {key: text for key, text in common.items() if key.startswith("user-data")}
+    return common, takes_script and not (items.get("user-data") or common.get("user-data"))
+
+
+def _takes_script(scope: Scope, row: Row) -> bool:
+    """Told by the names of the template and of its system."""
+    names = (row.get("templatename", ""), row.get("osdisplayname", ""))
+    if not any(names):
+        template = scope.catalog(templates.kind(scope)).index.find(row.get("templateid", "")) or {}
+        names = (template.get("name", ""), template.get("ostypename", ""))
+    text = " ".join(names).lower()
+    words = scope.environment.settings.guest_without_script.lower().split(",")
+    return not any(word.strip() in text for word in words if word.strip())
 
 
 def registrable_keys(scope: Scope, items: dict[str, str]) -> list[str]:
