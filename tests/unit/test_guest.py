@@ -27,7 +27,7 @@ class Machine:
             (root / folder).mkdir(parents=True)
         (root / "etc/passwd").write_text("debian:x:1000:1000::/home/debian:/bin/sh\n")
         log = f'echo "${{0##*/}} $*" >> {root}/said'
-        for name in ("systemctl", "usermod", "groupadd", "gpasswd", "chown", "wget", "ip", "restorecon"):
+        for name in ("systemctl", "usermod", "groupadd", "gpasswd", "chown", "wget", "ip", "restorecon", "blkid"):
             self._command(name, log)
         self._command(
             "getent",
@@ -63,6 +63,17 @@ class Machine:
     def minute(self) -> None:
         """What the timer does."""
         self._run(str(self.root / "var/lib/gstack/refresh"), "look")
+
+    def drive(self, path: str, user_data: bytes) -> None:
+        """Give it a config drive, with the user data in the one or the other place."""
+        file = self.root / "drive" / path
+        file.parent.mkdir(parents=True)
+        file.write_bytes(user_data)
+        log = f'echo "${{0##*/}} $*" >> {self.root}/said'
+        self._command("blkid", "echo /dev/sr0")
+        self._command("blockdev", log)
+        self._command("mount", f'{log}\nrm -r "$4" && cp -r {self.root}/drive "$4"')
+        self._command("umount", f'{log}\nrm -r "$1" && mkdir "$1"')
 
     def keys(self, user: str) -> str:
         return (self.root / "home" / user / ".ssh/authorized_keys").read_text()
@@ -132,6 +143,30 @@ def test_without_an_answer_the_keys_stay(machine: Machine, answer: bytes | None)
     machine.boot({"ssh-keys": f"ian:{RSA}"})
     if answer is not None:
         machine.served.write_bytes(answer)
+    machine.minute()
+    assert machine.keys("ian") == line(RSA)
+
+
+@pytest.mark.parametrize("place", ["openstack/latest/user_data", "cloudstack/userdata/user_data.txt"])
+def test_a_running_guest_with_a_config_drive_sees_new_keys(machine: Machine, place: str) -> None:
+    machine.boot({"ssh-keys": f"ian:{RSA}"})
+    machine.drive(place, guest({"ssh-keys": f"ann:{OTHER}"}))
+    machine.minute()
+    assert (machine.keys("ann"), machine.keys("ian")) == (line(OTHER), "")
+    said = machine.said()
+    assert said.index("blockdev --flushbufs /dev/sr0") < said.index("mount -o ro /dev/sr0")
+    assert "umount" in said
+    # Once the router has told of keys, the drive is not what counts.
+    machine.served.write_bytes(guest({"ssh-keys": f"ian:{OTHER}"}))
+    machine.minute()
+    machine.served.unlink()
+    machine.minute()
+    assert (machine.keys("ann"), machine.keys("ian")) == ("", line(OTHER))
+
+
+def test_a_config_drive_without_keys_changes_nothing(machine: Machine) -> None:
+    machine.boot({"ssh-keys": f"ian:{RSA}"})
+    machine.drive("openstack/latest/user_data", b"#cloud-config\n")
     machine.minute()
     assert machine.keys("ian") == line(RSA)
 

@@ -17,8 +17,8 @@ mv "$state/keys.new" "$state/keys"
 cat > "$state/refresh" <<'gstack-refresh-end'
 #!/bin/sh
 # Makes the users of the file `keys` (lines: user, seconds of 1970 at which the key ends or 0, key), and writes their
-# keys into authorized_keys. Keys without our mark are others' and stay. With `look`, asks CloudStack for the user data
-# of now first; without an answer the file stays as it is.
+# keys into authorized_keys. Keys without our mark are others' and stay. With `look`, asks CloudStack's router, or its
+# config drive, for the user data of now first; without an answer the file stays as it is.
 umask 022
 state=$ROOT/var/lib/gstack mark='# Added by gstack'
 
@@ -34,17 +34,31 @@ fetch() {
     if command -v curl >/dev/null; then curl -fsS -m 10 "$1"; else wget -q -T 10 -O - "$1"; fi
 }
 
+drive() {
+    device=$(blkid -l -o device -t LABEL=config-2 2>/dev/null)
+    [ -n "$device" ] && mkdir -p "$state/drive" || return
+    # What the kernel keeps of it may be from before it was written anew.
+    blockdev --flushbufs "$device" 2>/dev/null
+    mount -o ro "$device" "$state/drive" 2>/dev/null || return
+    cat "$state/drive/openstack/latest/user_data" 2>/dev/null || cat "$state/drive/cloudstack/userdata/user_data.txt" 2>/dev/null
+    umount "$state/drive"
+}
+
+# Takes the keys out of the user data that comes in; fails for what has none.
+take() {
+    head -c 2000000 > "$state/fetched"
+    { gzip -dc "$state/fetched" 2>/dev/null || cat "$state/fetched"; } | head -c 4000000 |
+        sed -n '/^#:gstack keys$/,/^#:gstack end$/p; /^#:gstack end$/q' > "$state/keys.new"
+    rm -f "$state/fetched"
+    [ "$(tail -n 1 "$state/keys.new")" = '#:gstack end' ] && mv "$state/keys.new" "$state/keys"
+}
+
 look() {
     for server in $(servers | awk '!seen[$0]++'); do
-        fetch "http://$server/latest/user-data" 2>/dev/null | head -c 2000000 > "$state/fetched"
-        { gzip -dc "$state/fetched" 2>/dev/null || cat "$state/fetched"; } | head -c 4000000 |
-            sed -n '/^#:gstack keys$/,/^#:gstack end$/p; /^#:gstack end$/q' > "$state/keys.new"
-        rm -f "$state/fetched"
-        if [ "$(tail -n 1 "$state/keys.new")" = '#:gstack end' ]; then
-            mv "$state/keys.new" "$state/keys"
-            return
-        fi
+        fetch "http://$server/latest/user-data" 2>/dev/null | take && : > "$state/routed" && return
     done
+    # A drive beside a router that is away for a moment would be of long ago.
+    [ -e "$state/routed" ] || drive | take
 }
 
 own_keys() {
@@ -108,7 +122,7 @@ chmod 700 "$boot"/startup-script* "$state"/shutdown/* 2>/dev/null
 
 sh "$state/refresh"
 if [ -d "$units" ]; then
-    printf '[Service]\nType=oneshot\nExecStart=/bin/sh %s/refresh look\n' "$state" > "$units/gstack-keys.service"
+    printf '[Service]\nType=oneshot\nTimeoutStartSec=50\nExecStart=/bin/sh %s/refresh look\n' "$state" > "$units/gstack-keys.service"
     printf '[Timer]\nOnActiveSec=60\nOnUnitActiveSec=60\nAccuracySec=5\n' > "$units/gstack-keys.timer"
     printf '[Unit]\nAfter=network.target\n' > "$units/gstack-shutdown.service"
     printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nTimeoutStopSec=90\n' >> "$units/gstack-shutdown.service"
