@@ -505,6 +505,7 @@ def test_what_is_kept_changes_nothing_of_the_others(key: str) -> None:
 @pytest.mark.parametrize("key", ["enable-oslogin", "enable-oslogin-2fa", "enable-oslogin-sk"])
 def test_os_login_is_refused(key: str) -> None:
     assert "not supported here" in metadata_keys.refusal(key, "TRUE")
+    assert metadata_keys.refusal(key, "TRUE").endswith("Put keys into `ssh-keys`.")
     assert not metadata_keys.refusal(key, "FALSE")
 
 

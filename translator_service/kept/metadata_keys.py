@@ -26,7 +26,10 @@ class Decision:
     why: str
 
 
-_LOGIN = "OS Login is Google's own service; who set it would be shut out, or let in by keys that it should shut out."
+_LOGIN = (
+    "OS Login is Google's own service; who set it would be shut out, or let in by keys that it should shut out. "
+    "Put keys into `ssh-keys`."
+)
 DECISIONS = (
     Decision(("user-data",), Effect.WORKS, "Reaches the guest to the byte, whatever its format."),
     Decision(("user-data-encoding",), Effect.WORKS, "`base64`: decoded before it reaches the guest. Others: 400."),

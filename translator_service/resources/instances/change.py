@@ -70,8 +70,8 @@ def set_labels(scope: Scope, request: pb.SetLabelsInstanceRequest) -> Message:
     calls=(
         "listVirtualMachines", "getVirtualMachineUserData", "updateVirtualMachine", "resetPasswordForVirtualMachine",
     ),
-    differences="A guest that got keys or scripts at its last boot sees new keys within a minute; others, and new "
-    "scripts, at its next boot. A password is reset, for `windows-keys`, only of a stopped machine. See guests.md.",
+    differences="New keys are in a Linux guest within a minute or so, new scripts at its next boot. A password is "
+    "reset, for `windows-keys`, only of a stopped machine. See guests.md.",
 )  # fmt: skip
 def set_metadata(scope: Scope, request: pb.SetMetadataInstanceRequest) -> Message:
     items = check_metadata(request.resource, "resource")
