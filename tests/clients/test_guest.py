@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 
 from tests.clients.conftest import Stack
-from tests.clients.sequences import Session, machine
+from tests.clients.sequences import Session, cloud, machine
 from tests.windows import Asking
 
 SMALL, ZONE = "/compute/v1/projects/mallory", "/zones/ch-gv2"
@@ -125,5 +126,33 @@ def test_gcloud_follows_a_serial_port(stack: Stack) -> None:
             shown.append(found["contents"])
             start = f"&start={found['next']}"
         assert "createConsoleEndpoint" in shown[0] and shown[1:] == ["", ""]
+    finally:
+        gcloud.wait(gcloud.ask("DELETE", f"{gcloud.one}?alt=json"))
+
+
+def test_gcloud_ssh_to_a_machine_that_was_made_before_its_key(stack: Stack) -> None:
+    """gcloud puts a new key into the project; the guest finds it in its user data, which it asks for once a minute."""
+    gcloud = Gcloud(stack, "ssh-1")
+    gcloud.wait(gcloud.ask("POST", f"{ZONE}/instances", machine("ssh-1")))
+
+    def keys() -> str:
+        uuid = cloud(stack, "listVirtualMachines", name="ssh-1")["virtualmachine"][0]["id"]
+        row = cloud(stack, "getVirtualMachineUserData", virtualmachineid=uuid)["virtualmachineuserdata"]
+        return base64.b64decode(row["userdata"]).decode().partition("#:gstack keys\n")[2].partition("#:gstack end")[0]
+
+    def put(items: list[dict[str, str]]) -> None:
+        fingerprint = gcloud.ask("GET", "?alt=json")["commonInstanceMetadata"]["fingerprint"]
+        body = {"fingerprint": fingerprint, "items": items}
+        operation = gcloud.ask("POST", "/setCommonInstanceMetadata?alt=json", body)
+        while operation["status"] != "DONE":
+            operation = gcloud.ask("POST", f"/global/operations/{operation['name']}/wait?alt=json")
+        assert "error" not in operation and "warnings" not in operation
+
+    try:
+        assert keys() == ""
+        put([{"key": "ssh-keys", "value": "ian:ssh-rsa AAAAB3NzaC1yc2E= ian@laptop"}])
+        assert keys() == "ian 0 ssh-rsa AAAAB3NzaC1yc2E= ian@laptop\n"
+        put([])
+        assert keys() == ""
     finally:
         gcloud.wait(gcloud.ask("DELETE", f"{gcloud.one}?alt=json"))
