@@ -342,7 +342,8 @@ def _page(call: Call, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             last = call.world.settings.page_size
         if not call.flag("retrieveonlyresourcecount") and (shown := items[first:last]):
-            body[call.spec["item_key"]] = shown
+            # registerTemplate answers with a list though it is none.
+            body[call.spec.get("item_key") or call.spec["result_key"]] = shown
     return body
 
 

@@ -134,6 +134,17 @@ class Template(Row):
     zones: list[Zone] = field(default_factory=list)  # empty: all zones
     details: dict[str, str] = field(default_factory=dict)
     arch: str = "x86_64"
+    # Of what users make.
+    status: str = ""
+    source: Template | None = None
+    url: str = ""
+    extractable: bool | None = None  # None: unless it is built in
+    requires_hvm: bool | None = None
+    physical_size: int | None = None
+    shown_size: bool = True  # templates of snapshots show no size
+    shared_with: list[Account] = field(default_factory=list)
+    tag: str = ""  # a deployment looks for hosts with it, and finds none here
+    jobs: list[Job] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -326,6 +337,7 @@ class Settings:
     expunge_seconds: float = 20.0
     user_may_expunge: bool = True
     view_destroyed: bool = False
+    public_templates: bool = True  # allow.public.user.templates
     version: str = "4.22.0.0"
     max_body: int = 1024 * 1024
     api_limit: int = 0  # calls of an account in a second (api.throttling.max), 0 for any number

@@ -3,8 +3,8 @@
 from importlib import import_module
 
 FAMILIES = (
-    "jobs", "accounts", "catalog", "ssh_keys", "instances", "instance_updates", "nics", "volumes", "snapshots",
-    "networks", "addresses", "firewall", "security_groups", "tags",
+    "jobs", "accounts", "catalog", "templates", "ssh_keys", "instances", "instance_updates", "nics", "volumes",
+    "snapshots", "networks", "addresses", "firewall", "security_groups", "tags",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from simulator.world import (
     Project,
     PublicAddress,
     Snapshot,
+    Template,
     User,
     VirtualMachine,
     Volume,
@@ -71,6 +72,7 @@ def usage(world: World, owner: Account) -> dict[str, int]:
     used["snapshot"] = sum(row.account is owner for row in world.all(Snapshot))
     used["ip"] = sum(row.account is owner and row.state == "Allocated" for row in world.all(PublicAddress))
     used["network"] = sum(row.account is owner for row in world.all(Network))
+    used["template"] = sum(row.account is owner for row in world.all(Template))
     used["project"] = sum(row.owner is owner for row in world.all(Project))
     return used
 

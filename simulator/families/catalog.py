@@ -1,4 +1,4 @@
-"""What a cloud offers, all of it read-only: zones, offerings, templates, OS types, regions, capabilities."""
+"""What a cloud offers, all of it read-only: zones, offerings, OS types, regions, capabilities."""
 
 from __future__ import annotations
 
@@ -9,16 +9,7 @@ from typing import Any
 from simulator import errors
 from simulator.commands import Call, Listing, command
 from simulator.families import tags
-from simulator.world import (
-    Account,
-    DiskOffering,
-    ServiceOffering,
-    Template,
-    VirtualMachine,
-    World,
-    Zone,
-    timestamp,
-)
+from simulator.world import DiskOffering, ServiceOffering, VirtualMachine, Zone, timestamp
 
 Rendered = dict[str, Any]
 
@@ -48,7 +39,7 @@ def _name_filter(call: Call, items: Iterable[Rendered]) -> list[Rendered]:
     ]
 
 
-def _selected(call: Call, kind: type[Any]) -> list[Any]:
+def selected(call: Call, kind: type[Any]) -> list[Any]:
     """The same filter on rows of the world."""
     chosen = call.world.all(kind)
     if (one := call.row(kind, "id")) is not None:
@@ -196,7 +187,7 @@ def _render_disk_offering(offering: DiskOffering) -> Rendered:
 def _offerings(call: Call, kind: type[Any], render: Callable[[Any], Rendered]) -> list[Any]:
     """The offerings asked for, rendered once and kept on the row."""
     zone = call.row(Zone, "zoneid")
-    rows = [row for row in _selected(call, kind) if zone is None or row.zone in (None, zone)]
+    rows = [row for row in selected(call, kind) if zone is None or row.zone in (None, zone)]
     for row in rows:
         if row.rendered is None:
             row.rendered = render(row)
@@ -228,110 +219,7 @@ def list_disk_offerings(call: Call) -> Listing:
     return Listing([row.rendered for row in _offerings(call, DiskOffering, _render_disk_offering)])
 
 
-# Templates
-
-_FILTERS = ("featured", "self", "selfexecutable", "sharedexecutable", "executable", "community", "all")
-
-
-def _render_template(template: Template, zone: Zone) -> Rendered:
-    item: Rendered = {
-        "id": template.id,
-        "name": template.name,
-        "displaytext": template.display_text,
-        "ispublic": template.public,
-        "created": timestamp(template.created),
-        "isready": template.ready,
-        "passwordenabled": template.password_enabled,
-        "format": template.format,
-        "isfeatured": template.featured,
-        "crossZones": not template.zones,
-        "ostypeid": template.os_id,
-        "ostypename": template.os_name,
-    }
-    owner = template.account
-    if owner.project:
-        item |= {"projectid": owner.project.id, "project": owner.project.name}
-    else:
-        item["account"] = owner.name
-    item |= {
-        "zoneid": zone.id,
-        "zonename": zone.name,
-        "size": template.size,
-        "physicalsize": template.size,
-        "templatetype": template.type,
-        "hypervisor": template.hypervisor,
-        "domain": owner.domain.name,
-        "domainpath": owner.domain.path,
-        "domainid": owner.domain.id,
-        "isextractable": template.type != "BUILTIN",
-    }
-    if template.type == "BUILTIN":
-        item["checksum"] = ""
-    return item | {
-        "details": template.details,
-        "downloaddetails": [
-            {"downloadState": "DOWNLOADED", "datastore": "nfs://192.0.2.1:/secondary", "downloadPercent": "100"}
-        ],
-        "arch": template.arch,
-        "bits": 0,
-        "sshkeyenabled": False,
-        "isdynamicallyscalable": template.dynamically_scalable,
-        "directdownload": False,
-        "deployasis": False,
-        "forcks": False,
-        "requireshvm": template.type != "BUILTIN",
-        "tags": template.tags,
-        "hasannotations": False,
-    }
-
-
-def _rendered_template(world: World, template: Template) -> list[Rendered]:
-    """One row a zone, kept on the template."""
-    if template.rendered is None:
-        template.rendered = [_render_template(template, zone) for zone in template.zones or world.all(Zone)]
-    rows: list[Rendered] = template.rendered
-    return rows
-
-
-def _passes(call: Call, template: Template, which: str, owners: set[Account]) -> bool:
-    mine = template.account in owners
-    if which == "featured":
-        return template.featured and template.public
-    if which == "community":
-        return template.public and not template.featured
-    if which == "self":
-        return mine
-    if which == "selfexecutable":
-        return mine and template.ready
-    if which == "executable":
-        return (mine or template.public or call.is_admin) and template.ready
-    return which == "all"
-
-
-@command("listTemplates")
-def list_templates(call: Call) -> Listing:
-    which = call.text("templatefilter")
-    if which not in _FILTERS:
-        raise errors.ApiError(431, f"No enum constant com.cloud.template.VirtualMachineTemplate.TemplateFilter.{which}")
-    if which == "all" and not call.is_admin:
-        raise errors.invalid("Filter all can be specified by admin only")
-    zone, owners = call.row(Zone, "zoneid"), call.owners()
-    rows = _selected(call, Template)
-    if "id" in call.parameters:
-        for row in rows:
-            if not row.public and not call.may_use(row.account):
-                raise errors.denied()
-    rows = [row for row in tags.filter_rows(call, rows) if _passes(call, row, which, owners)]
-    if hypervisor := call.text("hypervisor"):
-        rows = [row for row in rows if row.hypervisor.lower() == hypervisor.lower()]
-    unique = call.flag("showunique")
-    items = []
-    for row in rows:
-        of_zones = _rendered_template(call.world, row)
-        if zone is not None:
-            of_zones = [item for item in of_zones if item["zoneid"] == zone.id]
-        items += of_zones[:1] if unique else of_zones
-    return Listing(items)
+# ISO images
 
 
 @command("listIsos")
@@ -372,6 +260,11 @@ _CATEGORIES = [{"id": stable_id("oscategory", name), "name": name, "isfeatured":
 
 def os_type_id(name: str) -> str:
     return stable_id("ostype", name)
+
+
+def os_type_name(identity: str) -> str | None:
+    """The name of an OS type, None for an id that is none's."""
+    return next((str(item["name"]) for item in _OS_TYPES if item["id"] == identity.lower()), None)
 
 
 _OS_TYPES = [
@@ -559,7 +452,7 @@ def list_capabilities(call: Call) -> Rendered:
             "securitygroupsenabled": any(zone.security_groups for zone in call.world.all(Zone)),
             "dynamicrolesenabled": True,
             "cloudstackversion": settings.version,
-            "userpublictemplateenabled": True,
+            "userpublictemplateenabled": settings.public_templates,
             "supportELB": "false",
             "projectinviterequired": False,
             "allowusercreateprojects": True,

@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 from simulator import errors
 from simulator.commands import Call, command
 from simulator.errors import ApiError
-from simulator.families import addresses, networks, security_groups, ssh_keys
+from simulator.families import addresses, networks, security_groups, ssh_keys, templates
 from simulator.families.machines import (
     HIDDEN_DETAILS,
     changed,
@@ -86,12 +86,12 @@ def deploy_virtual_machine(call: Call) -> dict[str, Any]:
     result: dict[str, str] = {}
 
     def starting() -> None:
-        if not vm.offering.fits_nowhere:
+        if not _fits_nowhere(vm):
             result.update(password(vm))
             set_state(world, vm, "Starting")
 
     def started() -> dict[str, str]:
-        if vm.offering.fits_nowhere:
+        if _fits_nowhere(vm):
             error = ApiError(533, f"No destination found for a deployment for {describe(vm)}")
             set_state(world, vm, "Error")
             raise error
@@ -99,6 +99,11 @@ def deploy_virtual_machine(call: Call) -> dict[str, Any]:
         return result
 
     return submit(call, vm, started, steps=[(0.1, starting)], created=True)
+
+
+def _fits_nowhere(vm: VirtualMachine) -> bool:
+    """Also with a tag on its template, which anybody may set (recordings, Surprises 113)."""
+    return vm.offering.fits_nowhere or bool(vm.template.tag)
 
 
 def run(world: World, vm: VirtualMachine) -> None:
@@ -254,7 +259,7 @@ def _plan(call: Call) -> Plan:
         check_name(call, name)
     if template is None:
         raise errors.internal()
-    if template.removed or (not template.public and not call.may_use(template.account)):
+    if template.removed or not templates.may_launch(call, template):
         raise errors.denied()
     hypervisor = call.text("hypervisor")
     if hypervisor and hypervisor.lower() != template.hypervisor.lower():
@@ -369,7 +374,7 @@ def _create(call: Call, plan: Plan) -> VirtualMachine:
         cpu_speed=plan.size[1],
         memory=plan.size[2],
         state="Stopped",
-        details={"deployvm": "true"} | plan.details | key_details(plan.keys),
+        details={"deployvm": "true"} | plan.template.details | plan.details | key_details(plan.keys),
         user_data=plan.user_data,
         ha_enabled=plan.offering.offer_ha,
         security_groups=groups,

@@ -14,7 +14,7 @@ from simulator.commands import Call
 from simulator.errors import ApiError
 from simulator.families import addresses, networks, security_groups
 from simulator.index import Index, index
-from simulator.world import Account, Job, ServiceOffering, Snapshot, VirtualMachine, Volume, World, timestamp
+from simulator.world import Account, Job, ServiceOffering, Snapshot, Template, VirtualMachine, Volume, World, timestamp
 
 Step = tuple[float, Callable[[], None]]  # a share of the job's duration, and what happens then
 
@@ -364,6 +364,8 @@ def _amount(world: World, owner: Account, kind: str) -> int:
         return sum(row.state != "Destroy" for row in volumes(world).of(owner))
     if kind == "snapshot":
         return len(snapshots(world).of(owner))
+    if kind == "template":
+        return sum(row.account is owner for row in world.all(Template))
     rows = [vm for vm in machines(world).of(owner) if vm.state not in ("Destroyed", "Expunging", "Error")]
     if kind == "cpu":
         return sum(vm.cpu_number for vm in rows)

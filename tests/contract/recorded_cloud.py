@@ -101,7 +101,11 @@ def description(with_net_a: bool = True) -> dict[str, Any]:
     return {
         "seed": 1,
         "root_domain_id": templates[0]["domainid"],
-        "settings": {"job_seconds": {"": 1.0}, "version": "4.22.0.0-SNAPSHOT", "max_body": 200_000},
+        "settings": {
+            "job_seconds": {"": 1.0, "registerTemplate": 0.0},
+            "version": "4.22.0.0-SNAPSHOT",
+            "max_body": 200_000,
+        },
         "zone": [
             {
                 "id": row["id"],
