@@ -15,8 +15,8 @@ from simulator.commands import Call, Listing, command, missing
 from simulator.errors import ApiError
 from simulator.families import tags
 from simulator.families.catalog import HYPERVISOR, Rendered, os_type_name, selected
-from simulator.families.machines import check_limit, describe, owner_fields, removed
-from simulator.world import Account, Job, Template, VirtualMachine, Volume, Zone, timestamp
+from simulator.families.machines import WORK_DONE, check_limit, describe, owner_fields, removed
+from simulator.world import Account, Job, Snapshot, Template, VirtualMachine, Volume, Zone, timestamp
 
 _FILTERS = (
     "featured", "self", "selfexecutable", "shared", "sharedexecutable", "executable", "community", "all",
@@ -226,8 +226,21 @@ def _new(call: Call, owner: Account, **values: Any) -> Template:
 @command("createTemplate")
 def create_template(call: Call) -> dict[str, Any]:
     call.check_named_account()
-    disk = call.row(Volume, "volumeid")
+    disk, snapshot = call.row(Volume, "volumeid"), call.row(Snapshot, "snapshotid")
     owner = call.owner()
+    if disk is not None and snapshot is not None:
+        raise errors.invalid(
+            "Failed to create private Template record, please specify only one of volume ID "
+            f"({disk.number}) and Snapshot ID ({snapshot.number})"
+        )
+    if snapshot is not None:
+        call.check_access(snapshot.account)
+        if snapshot.removed:
+            raise errors.invalid(f"Unable to find snapshot by id={snapshot.number}")
+        if snapshot.state != "BackedUp":
+            raise errors.internal()
+        # Its size is not known (recordings, e).
+        return _create(call, owner, snapshot.zone, snapshot.size, snapshot.volume, shown_size=False)
     if disk is None:
         raise errors.invalid("Unable to find snapshot by id=null")
     call.check_access(disk.account)
@@ -236,17 +249,20 @@ def create_template(call: Call) -> dict[str, Any]:
     if (disk.vm is not None and disk.vm.state != "Stopped") or disk.state != "Ready":
         # A runtime exception of CloudStack, whose text users do not see.
         raise errors.internal()
+    return _create(call, owner, disk.zone, disk.size, disk, shown_size=True)
+
+
+def _machine_details(disk: Volume) -> dict[str, str]:
+    """Of the machine whose boot disk it is; a template made of that has them too, down to its keys (recordings, e)."""
     details = dict(disk.vm.details) if disk.vm is not None and disk.type == "ROOT" else {}
     if details and disk.template is not None and disk.size != disk.template.size:
         details["rootdisksize"] = str(disk.size >> 30)
-    return _create(call, owner, disk.zone, disk.size, disk.template, details)
+    return details
 
 
-def _create(
-    call: Call, owner: Account, zone: Zone, size: int, source: Template | None, details: dict[str, str]
-) -> dict[str, Any]:
-    """details: of the machine whose boot disk it was, which the template has too, down to its keys (recordings, e)."""
-    given = call.details()
+def _create(call: Call, owner: Account, zone: Zone, size: int, disk: Volume, *, shown_size: bool) -> dict[str, Any]:
+    """disk: the one it is made of, or that the snapshot is of."""
+    given, details, source = call.details(), _machine_details(disk), disk.template
     if given:
         details.pop("Encrypted.Password", None)
     template = _new(
@@ -258,17 +274,23 @@ def _create(
         source=source,
         status="Active",
         physical_size=0,
+        shown_size=shown_size,
         extractable=source is not None and source.type != "BUILTIN" and source.extractable is not False,
         details=(dict(source.details) if source else {}) | details | given,
     )
     begun: list[Job] = []
 
+    def work() -> None:
+        # A submit that was refused after all leaves its row behind, of which nothing becomes.
+        if begun and begun[0].status == 0:
+            template.ready, template.status = True, _COMPLETE
+            template.jobs.clear()
+            changed(template)
+
     def created() -> dict[str, Any]:
-        template.jobs.remove(begun[0])
-        template.ready, template.status = True, _COMPLETE
-        changed(template)
         return {"template": _rows(call, template)[0]}
 
+    call.world.at(WORK_DONE * call.duration(), work)
     answer = call.job(created, instance=("Template", template.id), create_id=template.id)
     job = call.world.find(Job, answer["jobid"])
     assert job is not None

@@ -174,6 +174,16 @@ def stop_vm_2(replay: Replay) -> None:
     replay.call("stopVirtualMachine", id=replay.ids[VM_2])
 
 
+def roots_resized(replay: Replay) -> None:
+    for root, size in ((VM_1_ROOT, "15"), (VM_2_ROOT, "60")):
+        replay.call("resizeVolume", id=replay.ids[root], size=size)
+
+
+def vm_1_restarted(replay: Replay) -> None:
+    for command in ("stopVirtualMachine", "startVirtualMachine"):
+        replay.call(command, id=replay.ids[VM_1])
+
+
 def vm_1_data_disk(replay: Replay) -> None:
     (offering,) = replay.call("listDiskOfferings", name="20GB")["diskoffering"]
     disk = replay.call("createVolume", name="data-20", diskofferingid=offering["id"], zoneid=cloud.ZONE)["id"]
@@ -254,7 +264,7 @@ PRELUDES: dict[str, list[Prelude]] = {
         vm_3,
         vm_1_tagged_root,
     ],
-    "e": [vm_1, key_pair, vm_2, measured, stop_vm_2],
+    "e": [vm_1, vm_1_restarted, key_pair, vm_2, roots_resized, measured, stop_vm_2],
     "f": [vm_1, vm_1_data_disk, key_pair, vm_2, egress_rules],
     "h": [vm_1, tagged_group],
     "i": [vm_1, vm_1_data_disk, vm_1_snapshot, key_pair, vm_2, measured, own_things],

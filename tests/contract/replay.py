@@ -191,7 +191,7 @@ class Replay:
         if name.endswith("(job finished)"):
             self.wait_for_job(self.ids.get(exchange["params"]["jobid"], exchange["params"]["jobid"]))
         answer = self._ask(exchange)
-        if match := re.search(r": list\w+ while state=(\w+)$", name):
+        if match := re.search(r": list\w+ while state=([\w ]+)$", name):
             for _ in range(int(LIMIT / STEP)):
                 if _states(answer.body) == match[1]:
                     break
@@ -318,7 +318,7 @@ def _states(body: Any) -> str:
         return ""
     (inner,) = body.values()
     rows = [value for value in inner.values() if isinstance(value, list)]
-    return str(rows[0][0].get("state")) if rows and rows[0] else "none"
+    return str(rows[0][0].get("state", rows[0][0].get("status"))) if rows and rows[0] else "none"
 
 
 def _kind(value: Any) -> str:
