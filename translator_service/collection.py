@@ -117,9 +117,11 @@ def permits(
     *,
     calls: tuple[str, ...] = (),
     public_projects: bool = False,
+    policy: Callable[[Scope, Any, str], Policy] | None = None,
+    differences: str = "Always empty.",
 ) -> None:
     """Register `TestIamPermissions`, and `GetIamPolicy` where the protos have it: who sees a resource may do anything
-    with it, and nobody else has a role of it. find: raises 404."""
+    with it, and nobody else has a role of it, unless `policy` says so. find, policy: raise 404."""
     methods = methods_of(service)
     level, _, _ = path_of(methods["TestIamPermissions"])
 
@@ -130,12 +132,14 @@ def permits(
         return TestPermissionsResponse(permissions=request.body.permissions)
 
     def get_iam_policy(scope: Scope, request: Any) -> Message:
+        if policy is not None:
+            return policy(scope, place_of(scope, request, level), request.resource)
         find(scope, place_of(scope, request, level), request.resource)
         return Policy(version=1, etag=fingerprint("policy"))
 
     rpc(f"{service}.TestIamPermissions", calls=calls, public_projects=public_projects)(test_iam_permissions)
     if "GetIamPolicy" in methods:
-        options: Any = {"calls": calls, "differences": "Always empty.", "public_projects": public_projects}
+        options: Any = {"calls": calls, "differences": differences, "public_projects": public_projects}
         rpc(f"{service}.GetIamPolicy", **options)(get_iam_policy)
 
 

@@ -213,6 +213,15 @@ class Settings(BaseSettings):
         default=None,
         description="TOML file that maps names: zones, regions, machine types, disk types, families, image projects.",
     )
+    image_os_type: str = Field(
+        default="Other Linux (64-bit)",
+        description="CloudStack's OS type of images that are made of files, or of disks that nobody knows the system "
+        "of: a name that `listOsTypes` shows.",
+    )
+    image_hypervisor: str = Field(
+        default="",
+        description="Hypervisor of images that are made of files, as `listHypervisors` names it. Empty: its first.",
+    )
     access_token_seconds: int = Field(default=3600, description="Life of an access token.")
     login_without_pkce: bool = Field(
         default=True,

@@ -184,6 +184,22 @@ def _untagged(client: Client, parameters: dict[str, str], entity: str | None) ->
     return Again("deleteTags", parameters) if any(there) else Done()
 
 
+def _template_created(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    """One that is not ready comes to nothing when its job is over."""
+    known = {"id": entity} if entity else {"name": parameters["name"]}
+    rows = _rows(client, "listTemplates", templatefilter="self", **known)
+    if not rows:
+        return Again("createTemplate", parameters)
+    if rows[0].get("isready"):
+        return Done({"id": rows[0]["id"], "template": rows[0]})
+    raise without_result("createTemplate", rows[0]["id"])
+
+
+def _template_deleted(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    rows = _rows(client, "listTemplates", templatefilter="self", id=parameters["id"])
+    return Again("deleteTemplate", parameters) if rows else Done()
+
+
 _LOOKS: dict[str, Look] = {
     "deployVirtualMachine": _deployed,
     "startVirtualMachine": _power("startVirtualMachine", "Running", "Stopped"),
@@ -198,4 +214,6 @@ _LOOKS: dict[str, Look] = {
     "detachVolume": _detached,
     "createSnapshot": _snapshotted,
     "deleteSnapshot": _snapshot_deleted,
+    "createTemplate": _template_created,
+    "deleteTemplate": _template_deleted,
 }

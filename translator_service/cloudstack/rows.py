@@ -196,8 +196,12 @@ _SHAPES: Mapping[str, _Shape] = {
     "listTemplates": _shape(
         **_OWNER, id="id!", name="text!", zoneid="text", displaytext="text", created="text", isready="flag",
         status="text", size="number", physicalsize="number", arch="text", crossZones="flag", isfeatured="flag",
-        ispublic="flag",
+        ispublic="flag", ostypeid="text", passwordenabled="flag", isdynamicallyscalable="flag", requireshvm="flag",
+        hypervisor="text", details="map", tags=_TAGS,
     ),
+    "listTemplatePermissions": _shape(ispublic="flag", account="texts"),
+    "listOsTypes": _shape(id="id!", description="text"),
+    "listHypervisors": _shape(name="text!"),
     "listNetworks": _shape(
         **_OWNER, id="id!", name="text!", zoneid="text!", type="text", displaytext="text", created="text", cidr="text",
         gateway="text", vpcid="text", state="text", egressdefaultpolicy="flag", service=[{"name": "text!"}],

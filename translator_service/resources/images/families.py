@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.naming import slug
-from translator_service.resources.images.templates import is_trusted, templates
+from translator_service.resources.images.templates import about, is_trusted, state_of, templates
 from translator_service.scope import Scope
 
 # Images of a public project that is not mapped. Clients ask twenty such projects in a row.
@@ -49,29 +49,41 @@ def offered(scope: Scope, project: str) -> list[Row]:
 
 
 def of_family(scope: Scope, family: str, project: str = "", *, mapped: bool = False) -> list[Row]:
-    """The ready templates of a family: as the operator maps it, else by its words. Those that are shown with it
-    first, then the newest, then the smallest.
+    """The ready templates of a family that may be used: those that were made for it here; else as the operator maps
+    it, else by its words. Those that are shown with it first, then the newest, then the smallest.
 
     project: a public one; else the caller's own templates count too. mapped: the operator put the family into that
     project; else what is found by words must have the project's system in its name.
     """
     known = templates(scope)
-    ready = [row for _, row in (known.offered if project else known) if row.get("isready")]
+    everything = known.offered if project else known
+    ready = [row for _, row in everything if row.get("isready") and state_of(row) == "ACTIVE"]
     pattern = scope.names.families.get(family)
-    if pattern is not None:
-        found = [row for row in ready if _is_mapped(pattern, row)]
+    if not project and (made := [row for row in ready if _made_for(row) == family]):
+        found = made
+    elif pattern is not None:
+        found = [row for row in ready if not _made_for(row) and _is_mapped(pattern, row)]
     else:
         words = _words(family)
         found = [
             row
             for row in ready
-            if is_trusted(row) and _has(row, words) and (not project or mapped or is_of(row, project))
+            if is_trusted(row)
+            and not about(row)
+            and _has(row, words)
+            and (not project or mapped or is_of(row, project))
         ]
     found.sort(key=lambda row: int(row.get("size") or 0))
     found.sort(key=lambda row: str(row.get("created", "")), reverse=True)
     # Windows 2012 R2 has the words of 2012 too, and a family of its own.
     found.sort(key=lambda row: family_of(scope, row) != family)
     return found
+
+
+def _made_for(row: Row) -> str:
+    """The family that an image was made for here."""
+    family = about(row).get("family")
+    return family if isinstance(family, str) and is_trusted(row) else ""
 
 
 def _words(family: str) -> list[str]:
@@ -118,11 +130,14 @@ def _word(word: str) -> str:
 
 
 def family_of(scope: Scope, row: Row) -> str:
-    """The family of a template: the operator's, or the one that Google has for the system in its name."""
+    """The family of a template: the one it was made for here, the operator's, or the one that Google has for the
+    system in its name."""
+    if made := _made_for(row):
+        return made
     for family, pattern in scope.names.families.items():
         if _is_mapped(pattern, row):
             return family
-    found = _family_of_name(row["name"])
+    found = "" if about(row) else _family_of_name(row["name"])
     return found if found and found not in scope.names.families and is_trusted(row) else ""
 
 

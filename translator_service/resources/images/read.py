@@ -25,20 +25,20 @@ from translator_service.scope import Scope
 )
 def get_from_family(scope: Scope, request: pb.GetFromFamilyImageRequest) -> Message:
     row = find(scope, Reference(request.family, FAMILY, "global", scope.public_project))[0]
-    image = _answer(scope, row, request.family)
+    image = answer(scope, row, request.family)
     # As get and list show it; one that is called otherwise only here has nothing to agree with.
     image.family = image.family or request.family
     return image
 
 
-def _answer(scope: Scope, row: Row, asked: str) -> pb.Image:
+def answer(scope: Scope, row: Row, asked: str) -> pb.Image:
     known = templates(scope)
     return to_image(scope, (known.offered if scope.public_project else known).name(row["id"]) or asked, row)
 
 
 def _get(scope: Scope, place: None, name: str) -> Reading[Message]:
     row = find(scope, Reference(name, "images", "global", scope.public_project))[0]
-    return Reading(lambda: _answer(scope, row, name))
+    return Reading(lambda: answer(scope, row, name))
 
 
 def _read(scope: Scope, place: None) -> Reading[Items]:
@@ -46,7 +46,7 @@ def _read(scope: Scope, place: None) -> Reading[Items]:
 
     def build() -> Items:
         if scope.public_project:
-            return [("", _answer(scope, row, "")) for row in offered(scope, scope.public_project)]
+            return [("", answer(scope, row, "")) for row in offered(scope, scope.public_project)]
         return [("", to_image(scope, name, row)) for name, row in entry.index]
 
     return Reading(build, [entry], (scope.public_project,))

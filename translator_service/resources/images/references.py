@@ -9,8 +9,9 @@ from gstack.kernel.errors import ApiError, invalid, not_found
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.links import Reference, parse
 from translator_service.places import Zone
+from translator_service.resources.images import second
 from translator_service.resources.images.families import is_of, of_family, offered
-from translator_service.resources.images.templates import in_zone, kind, templates
+from translator_service.resources.images.templates import in_zone, kind, state_of, template_row, templates
 from translator_service.scope import Scope
 
 # A family in the view of one zone, as gcloud writes it.
@@ -22,9 +23,9 @@ _DATED = re.compile(r"-v\d{8}$")
 class Asked:
     """A template, and how it was asked for.
 
-    path: `projects/debian-cloud/global/images/NAME` for one of a public project, else "". The name is the template's
-    there, unless it does not have in it what was asked for: clients take one that has the family's in it for one of the
-    family, and another for another image.
+    path: `projects/debian-cloud/global/images/NAME` for one of a public project, and for a second name of a template
+    (see `second`), else "". In a public project the name is the template's, unless it does not have in it what was
+    asked for: clients take one that has the family's in it for one of the family, and another for another image.
     """
 
     row: Row
@@ -39,9 +40,14 @@ def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Asked:
     found = find(scope, reference)
     if not found[0].get("isready"):
         raise ApiError(400, f"The resource '{_path(scope, reference)}' is not ready", "resourceNotReady", field)
-    here = next((row for row in found if in_zone(scope, row, zone)), None)
+    here = next((row for row in found if in_zone(scope, template_row(scope, row), zone)), None)
     if here is None:
         raise invalid(field, f"'{text}'. The image is not available in zone '{zone.name}'.")
+    if (state := state_of(here)) in ("OBSOLETE", "DELETED"):
+        # What Google says of it too: such an image makes nothing any more.
+        raise invalid(field, f"'{text}'. The image is {state.lower()} and cannot be used.")
+    if second.template_of(here):
+        return Asked(template_row(scope, here), f"projects/{scope.project.name}/global/images/{here['name']}")
     return Asked(here, _asked_path(scope, reference, here))
 
 

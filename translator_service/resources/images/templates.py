@@ -1,15 +1,18 @@
-"""The templates of CloudStack that a caller may use."""
+"""The templates of CloudStack that a caller may use, and what is kept with them."""
 
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Any
 from urllib.parse import quote
 
 from translator_service.cloudstack.catalog import Kind
 from translator_service.cloudstack.client import Answer, Client, all_rows
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.naming import Index, Naming
+from translator_service.kept import details, tags
 from translator_service.places import Zone
+from translator_service.resources.images import second
 from translator_service.scope import Scope
 
 _FILTERS = ("executable", "sharedexecutable")
@@ -44,21 +47,57 @@ def kind(scope: Scope) -> Kind:
         )
         for row in all_rows(own):
             row[_OWN] = True
-        return [*own, *(answer for answers in others for answer in answers)]
+        return [*own, *(answer for answers in others for answer in answers), second.answer(scope)]
 
     def build(rows: list[Row]) -> Index:
         unique: dict[str, Row] = {}
         for row in rows:
-            unique.setdefault(row["id"], row)
+            unique.setdefault(row["id"], _sized(row))
+        for row in list(unique.values()):
+            if template := second.template_of(row):
+                del unique[row["id"]]
+                if template in unique:
+                    unique[row["id"]] = {**unique[template], "isfeatured": False, "ispublic": False, **row, _OWN: True}
         return Templates(list(unique.values()), naming, named)
 
     return Kind("templates", 60.0, fetch, build)
+
+
+def _sized(row: Row) -> Row:
+    """CloudStack may not tell the size of a template that was made of a snapshot (recordings, e)."""
+    size = about(row).get("sizeGb") if row.get(_OWN) and not row.get("size") else None
+    return {**row, "size": size << 30} if isinstance(size, int) and 0 < size < 1 << 20 else row
+
+
+def about(row: Row) -> dict[str, Any]:
+    """What is kept with an image that was made here: the fields of `Image` that CloudStack has no place for, `sizeGb`,
+    and the sources as paths. {} for one that was made elsewhere."""
+    found: dict[str, Any] = details.unpack(tags.of(row), tags.IMAGE, {})
+    return found
+
+
+def state_of(row: Row) -> str:
+    """ACTIVE, DEPRECATED, OBSOLETE or DELETED."""
+    found = about(row).get("deprecated")
+    state = found.get("state") if isinstance(found, dict) else None
+    return state if state in ("DEPRECATED", "OBSOLETE", "DELETED") else "ACTIVE"
+
+
+def is_own(row: Row) -> bool:
+    """Whether an image belongs to the project of the request."""
+    return bool(row.get(_OWN))
 
 
 def templates(scope: Scope) -> Templates:
     found = scope.catalog(kind(scope)).index
     assert isinstance(found, Templates)
     return found
+
+
+def template_row(scope: Scope, row: Row) -> Row:
+    """The template that an image is, or is a second name of."""
+    template = second.template_of(row)
+    return (templates(scope).find(template) if template else None) or row
 
 
 def in_zone(scope: Scope, row: Row, zone: Zone) -> bool:
