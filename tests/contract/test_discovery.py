@@ -30,6 +30,8 @@ EXTRA_PARAMETERS = {
 EXTRA_FIELDS = {
     # API version v1beta16, which gcutil can speak: the image of an instance, without boot disk.
     "Instance.image",
+    # libcloud sends it.
+    "Image.zone",
     # Of compute beta and alpha.
     "AttachedDiskInitializeParams.guestOsFeatures",
 }

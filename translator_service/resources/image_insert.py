@@ -253,7 +253,7 @@ def _file(raw: pb.Image.RawDisk) -> _Source:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise unsupported(
             name,
-            f"'{url}'. CloudStack fetches files by http or https only; there is no Cloud Storage to ask for others.",
+            f"'{url}'. Files are fetched by http or https only; there is no Cloud Storage to ask for others.",
         )
     if match := _GOOGLES_FILE.fullmatch(parts.path) if parts.hostname == "storage.googleapis.com" else None:
         # Where gcloud asks Google's API for a file, it can be fetched by everybody, if it is public.
@@ -264,7 +264,7 @@ def _file(raw: pb.Image.RawDisk) -> _Source:
         endings = ", ".join(f".{ending}" for ending in _FORMATS)
         raise unsupported(
             name,
-            f"'{raw.source}'. CloudStack takes a disk in a format of its hypervisors, not in a tar archive: the URL "
+            f"'{raw.source}'. The file must be a disk in a format of the hypervisors, not a tar archive: the URL "
             f"must end in one of {endings}, or in one of these and .gz, .bz2 or .zip.",
         )
     if len(url) > 2048:
@@ -420,7 +420,7 @@ def _default_os_type(scope: Scope) -> str:
     for row in scope.client.read("listOsTypes", description=wanted).items:
         if row.get("description", "").lower() == wanted.lower():
             return str(row["id"])
-    raise OperationError("INVALID_USAGE", f"CloudStack has no OS type '{wanted}' (setting image_os_type).")
+    raise OperationError("INVALID_USAGE", f"There is no OS type '{wanted}' (setting image_os_type).")
 
 
 def _forget_machine(run: Run, template: str) -> None:
@@ -468,7 +468,7 @@ def _hypervisor(scope: Scope) -> str:
         return setting
     rows = scope.client.read("listHypervisors").items
     if not rows:
-        raise OperationError("INVALID_USAGE", "CloudStack names no hypervisor (setting image_hypervisor).")
+        raise OperationError("INVALID_USAGE", "No hypervisor is known (setting image_hypervisor).")
     return str(rows[0]["name"])
 
 

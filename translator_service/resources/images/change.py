@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import images_pb2 as pb
-from gstack.kernel.errors import ApiError, invalid, required, unsupported
+from gstack.kernel.errors import ApiError, invalid, unsupported
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.fingerprints import check
@@ -118,8 +118,8 @@ def _row(scope: Scope, template: str) -> Row | None:
 )
 def deprecate(scope: Scope, request: pb.DeprecateImageRequest) -> Message:
     wanted = request.resource
-    if not wanted.state:
-        raise required("resource.state")
+    # libcloud says nothing for ACTIVE.
+    wanted.state = wanted.state or "ACTIVE"
     for field in ("deprecated", "obsolete", "deleted"):
         _check_time(getattr(wanted, field), f"resource.{field}")
     if wanted.replacement and parse(wanted.replacement, "resource.replacement").collection != "images":

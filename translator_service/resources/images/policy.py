@@ -102,7 +102,7 @@ def _share(scope: Scope, row: Row, field: str, **parameters: str) -> None:
             text = f"'{parameters['accounts']}'. There is no such account in the domain of the image."
             raise invalid(field, text) from None
         if error.code in (431, 432, 530, 531) and "ispublic" in parameters:
-            text = "CloudStack does not let this account make images public."
+            text = "This account may not make images public."
             raise ApiError(403, text, "forbidden") from None
         raise
 
