@@ -184,7 +184,7 @@ def test_libcloud_images(stack: Stack, disk: str, tmp_path: Any) -> None:
     times = dict.fromkeys(("deprecated", "obsolete", "deleted"), "2027-01-01T00:00:00.000-08:00")
     assert driver.ex_deprecate_image("lc-1", "lc-2", state="DEPRECATED", **times)
     # The driver does not wait for it.
-    until(lambda: (driver.ex_get_image("lc-1").extra["deprecated"] or {}).get("state") == "DEPRECATED")
+    until(lambda: driver.ex_get_image("lc-1").extra.get("deprecated", {}).get("state") == "DEPRECATED")
     assert driver.ex_get_image_from_family("lc", ex_project_list=["demo"]).name == "lc-2"
     assert driver.ex_set_image_labels(driver.ex_get_image("lc-1"), {"c": "d"})
     assert driver.ex_get_image("lc-1").extra["labels"] == {"c": "d"}
