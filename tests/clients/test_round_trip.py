@@ -28,6 +28,8 @@ NOT_SHOWN = {
     "GlobalSetLabelsRequest.labelFingerprint": "a guard",
     "ZoneSetLabelsRequest.labelFingerprint": "a guard",
     "Disk.labelFingerprint": "a guard of changes; an insert has nothing to guard",
+    "GlobalSetPolicyRequest.etag": "a guard",
+    "GlobalSetPolicyRequest.policy.etag": "a guard",
 }
 
 # Values that must be right, and not only of the right type. A function gets what was prepared.
@@ -91,6 +93,27 @@ SAMPLES: dict[str, Any] = {
     "Snapshot.storageLocations[]": "europe-west6",
     "Snapshot.labels": {"keep": "weekly"},
     "GlobalSetLabelsRequest.labels": {"keep": "daily"},
+    "Image.name": f"{NAME}-file",
+    "Image.sourceDisk": f"zones/{ZONE}/disks/{NAME}-disk",
+    "Image.sourceSnapshot": f"global/snapshots/{NAME}",
+    "Image.sourceImage": f"global/images/{NAME}-file",
+    "Image.rawDisk.source": "https://files.example.org/disk.qcow2",
+    "Image.rawDisk.sha1Checksum": "0123456789" * 4,
+    "Image.diskSizeGb": "20",
+    "Image.family": "round-trips",
+    "Image.labels": {"kind": "golden"},
+    "Image.licenses[]": LINKS + "projects/debian-cloud/global/licenses/debian-12-bookworm",
+    "Image.licenseCodes[]": "5926592092274602096",
+    "Image.guestOsFeatures[].type": "UEFI_COMPATIBLE",
+    "Image.architecture": "X86_64",
+    "DeprecationStatus.replacement": "global/images/linux-debian-12-64-bit",
+    "DeprecationStatus.deprecated": "2026-11-26T00:00:00Z",
+    "DeprecationStatus.obsolete": "2027-01-01T00:00:00Z",
+    "DeprecationStatus.deleted": "2027-06-01T00:00:00Z",
+    "GlobalSetPolicyRequest.bindings[].role": "roles/compute.imageUser",
+    "GlobalSetPolicyRequest.bindings[].members[]": "allAuthenticatedUsers",
+    "GlobalSetPolicyRequest.policy.bindings[].role": "roles/compute.imageUser",
+    "GlobalSetPolicyRequest.policy.bindings[].members[]": "user:ian@example.org",
     "Tags.items[]": "db",
     "Metadata.items[].key": "another-key",
     "InstancesSetLabelsRequest.labels": {"owner": "dev"},
@@ -239,6 +262,30 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     it.done(it.call("POST", f"{disks}/{made[0]}/setLabels", it.body("ZoneSetLabelsRequest")))
     changed = it.call("GET", f"{disks}/{made[0]}")
     it.read["DisksResizeRequest"] = it.read["ZoneSetLabelsRequest"] = changed
+
+    # An image is made of one thing; that of a file has no size of its own.
+    images, sources = "/global/images", ("sourceDisk", "sourceSnapshot", "sourceImage", "diskSizeGb")
+    whole = it.body("Image", *sources)
+    it.done(it.call("POST", images, whole))
+    it.read["Image"] = it.call("GET", f"{images}/{whole['name']}")
+    made = [whole["name"]]
+    for field in sources[:3]:
+        size = ["diskSizeGb"] if field == "sourceDisk" else []
+        name = f"{NAME}-{field.lower()}"
+        body = it.body("Image", *(one for _, one in LEAVES if one not in (field, *size))) | {"name": name}
+        it.done(it.call("POST", f"{images}?forceCreate=true", body))
+        found = it.call("GET", f"{images}/{name}")
+        it.read["Image"] |= {one: found[one] for one in (field, *size)}
+        made.insert(0, name)
+    image = f"{images}/{whole['name']}"
+    alone = it.body("GlobalSetPolicyRequest", *(one for _, one in LEAVES if not one.startswith("bindings")))
+    within = it.body("GlobalSetPolicyRequest", *(one for _, one in LEAVES if not one.startswith("policy.")))
+    found = [it.call("POST", f"{image}/setIamPolicy", one) for one in (alone, within)]
+    it.read["GlobalSetPolicyRequest"] = {**found[0], "policy": found[1]}
+    it.done(it.call("POST", f"{image}/deprecate", it.body("DeprecationStatus")))
+    it.read["DeprecationStatus"] = it.call("GET", image)["deprecated"]
+    for name in made:
+        it.done(it.call("DELETE", f"{images}/{name}"))
 
     # Directions have fields of their own.
     ingress, egress = it.body("Firewall", "destinationRanges[]"), it.body("Firewall", "sourceRanges[]", "sourceTags[]")

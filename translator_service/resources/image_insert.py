@@ -31,6 +31,7 @@ from translator_service.gce.naming import number, slug
 from translator_service.gce.times import cloudstack_time
 from translator_service.kept import details, fields, tags
 from translator_service.operations import engine
+from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Parked, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import snapshots
@@ -40,7 +41,6 @@ from translator_service.resources.disks.view import DESTROYED_MACHINE, kept_of, 
 from translator_service.resources.images import references, second
 from translator_service.resources.images.templates import architecture, kind, state_of, template_row, templates
 from translator_service.resources.images.view import SOURCES, status
-from translator_service.resources.instances.delete import clear_away
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 

@@ -125,8 +125,12 @@ def deprecate(scope: Scope, request: pb.DeprecateImageRequest) -> Message:
     if wanted.replacement and parse(wanted.replacement, "resource.replacement").collection != "images":
         raise invalid("resource.replacement", f"'{wanted.replacement}'. The URL does not name an image.")
     name, row = own(scope, request.image, "deprecate")
-    # ACTIVE without times takes everything back.
     kept = MessageToDict(wanted, preserving_proto_field_name=True)
+    if wanted.replacement and "://" not in wanted.replacement:
+        reference = parse(wanted.replacement, "resource.replacement")
+        project = reference.project or scope.project.name
+        kept["replacement"] = f"{scope.links.base}/projects/{project}/global/images/{reference.name}"
+    # ACTIVE without times takes everything back.
     value = kept if kept != {"state": "ACTIVE"} else None
     return _submit(scope, "deprecate", name, row, "images.change", changes={"deprecated": value})
 
