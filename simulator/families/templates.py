@@ -94,16 +94,14 @@ def _rows(call: Call, template: Template) -> list[Rendered]:
     if template.rendered is None:
         template.rendered = [_render(template, zone) for zone in template.zones or call.world.all(Zone)]
     rows: list[Rendered] = template.rendered
-    if not template.status or not call.may_use(template.account):
-        return rows
-    more: Rendered = {"status": template.status}
-    if template.url:
-        more["url"] = template.url
-    if template.tag:
-        more["templatetag"] = template.tag
+    more: Rendered = {"templatetag": template.tag} if template.tag else {}
+    if template.status and call.may_use(template.account):
+        more["status"] = template.status
+        if template.url:
+            more["url"] = template.url
     if template.jobs:
         more |= {"jobid": template.jobs[0].id, "jobstatus": 0}
-    return [row | more for row in rows]
+    return [row | more for row in rows] if more else rows
 
 
 def changed(template: Template) -> None:

@@ -49,6 +49,7 @@ OTHER_NAMES = {
     "u": (
         ('"username": "rec-u3"', '"username": "ian"'),
         ("rec-u3", "ian@example.org"),
+        ("rec-u4", "mallory"),
         ('"as": "other"', '"as": "mallory"'),
     )
 }
