@@ -268,7 +268,7 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     whole = it.body("Image", *sources)
     it.done(it.call("POST", images, whole))
     it.read["Image"] = it.call("GET", f"{images}/{whole['name']}")
-    made = [whole["name"]]
+    pictures = [whole["name"]]
     for field in sources[:3]:
         size = ["diskSizeGb"] if field == "sourceDisk" else []
         name = f"{NAME}-{field.lower()}"
@@ -276,7 +276,7 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
         it.done(it.call("POST", f"{images}?forceCreate=true", body))
         found = it.call("GET", f"{images}/{name}")
         it.read["Image"] |= {one: found[one] for one in (field, *size)}
-        made.insert(0, name)
+        pictures.insert(0, name)
     image = f"{images}/{whole['name']}"
     alone = it.body("GlobalSetPolicyRequest", *(one for _, one in LEAVES if not one.startswith("bindings")))
     within = it.body("GlobalSetPolicyRequest", *(one for _, one in LEAVES if not one.startswith("policy.")))
@@ -284,7 +284,7 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     it.read["GlobalSetPolicyRequest"] = {**found[0], "policy": found[1]}
     it.done(it.call("POST", f"{image}/deprecate", it.body("DeprecationStatus")))
     it.read["DeprecationStatus"] = it.call("GET", image)["deprecated"]
-    for name in made:
+    for name in pictures:
         it.done(it.call("DELETE", f"{images}/{name}"))
 
     # Directions have fields of their own.
