@@ -202,6 +202,7 @@ def _object(descriptor: Descriptor) -> dict[str, Any]:
 
 def _parameter(field: FieldDescriptor, location: str) -> dict[str, Any]:
     found = {**_single(field), "location": location, "description": comment(field)}
+    found |= {"repeated": True} if field.is_repeated else {}
     return found | ({"required": True} if location == "path" else {})
 
 

@@ -238,11 +238,28 @@ def live(client: Client, zone: str, network: str, name: str) -> None:
     assert "createConsoleEndpoint" in client.ask("instances", "getSerialPortOutput", **one)["contents"]
 
     take_snapshots(client, zone, name)
+    change_disks(client, zone, f"{name}-disk")
 
     client.done(client.ask("instances", "delete", **one))
     assert failure(lambda: client.ask("instances", "get", **one)).status_code == 404
     assert failure(lambda: client.ask("disks", "get", **where, disk=name)).status_code == 404
     read_operations(client, zone, operation)
+
+
+def change_disks(client: Client, zone: str, name: str) -> None:
+    one = {"zone": zone, "disk": name}
+    client.done(client.ask("disks", "insert", zone=zone, body={"name": name, "sizeGb": "3", "labels": {"a": "b"}}))
+    client.done(client.ask("disks", "resize", **one, body={"sizeGb": "4"}))
+    client.done(client.ask("disks", "update", **one, paths=["sizeGb", "licenses"], body={"sizeGb": "5"}))
+    labels = {"labels": {"c": "d"}, "labelFingerprint": client.ask("disks", "get", **one)["labelFingerprint"]}
+    client.done(client.ask("disks", "setLabels", zone=zone, resource=name, body=labels))
+    found = client.ask("disks", "get", **one)
+    assert (found["sizeGb"], found["labels"]) == ("5", {"c": "d"})
+    asked = {"permissions": ["compute.disks.use"]}
+    assert client.ask("disks", "testIamPermissions", zone=zone, resource=name, body=asked) == asked
+    assert client.ask("disks", "getIamPolicy", zone=zone, resource=name)["etag"]
+    client.done(client.ask("disks", "delete", **one))
+    assert failure(lambda: client.ask("disks", "get", **one)).status_code == 404
 
 
 def read_operations(client: Client, zone: str, operation: dict[str, Any]) -> None:
@@ -400,7 +417,7 @@ def test_what_is_not_offered_says_so_by_name(clients: dict[str, Client]) -> None
     """Google's own document knows all methods: each one that is not ours says so."""
     api = clients["static"].api
     for call, name in (
-        (api.disks().insert(project=PROJECT, zone="ch-gv2", body={"name": "x"}), "compute.disks.insert"),
+        (api.disks().bulkInsert(project=PROJECT, zone="ch-gv2", body={}), "compute.disks.bulkInsert"),
         (api.instances().suspend(project=PROJECT, zone="ch-gv2", instance="x"), "compute.instances.suspend"),
         (api.firewalls().patch(project=PROJECT, firewall="x", body={}), "compute.firewalls.patch"),
         (api.backendServices().aggregatedList(project=PROJECT), "compute.backendServices.aggregatedList"),

@@ -169,8 +169,8 @@ def test_errors_are_the_drivers_own(stack: Stack, driver: Any, tmp_path: Path) -
         driver.create_node("Bad_Name", "micro", "linux-debian-12-64-bit")
     assert "Bad_Name" in str(bad.value)
     with pytest.raises(GoogleBaseError) as missing:
-        driver.create_volume(1, "lc-volume")
-    assert "compute.disks.insert" in str(missing.value)
+        driver.ex_list_instancegroups("ch-gv2")
+    assert "compute.instanceGroups.list" in str(missing.value)
     file = tmp_path / "token.json"
     file.write_text(json.dumps({"access_token": "nonsense", "expire_time": "2099-01-01T00:00:00Z"}))
     with pytest.raises(GoogleBaseError) as unknown:

@@ -251,12 +251,15 @@ def test_every_method_is_in_the_client() -> None:
             assert ROUTER.find(request.method, url)[0].id == identity
 
 
-def test_the_parameters_of_methods_that_are_not_ours() -> None:
+def test_the_parameters_of_all_methods() -> None:
     resources = served()["resources"]
     for identity, theirs in googles_methods().items():
         _, collection, name = identity.split(".")
         found = resources[collection]["methods"][name]
         if identity in METHODS:
+            for key in found["parameters"].keys() & theirs["parameters"].keys():
+                flags = [one["parameters"][key].get("repeated", False) for one in (found, theirs)]
+                assert flags[0] == flags[1], identity
             continue
         assert found["parameters"].keys() == theirs["parameters"].keys()
         for key, about in found["parameters"].items():
