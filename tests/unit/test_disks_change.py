@@ -27,7 +27,7 @@ from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import number
 from translator_service.kept import tags
 from translator_service.operations import engine
-from translator_service.resources.disks import intents, view
+from translator_service.resources.disks import change, intents, view
 from translator_service.scope import Scope
 
 ZONE_LINK = f"{LINK_BASE}/projects/demo/zones/ch-zh-1"
@@ -201,6 +201,21 @@ def test_the_boot_disk_of_a_running_machine(scope: Scope, operations: Finish, ma
     assert found == before
 
 
+def test_the_boot_disk_of_a_machine_that_is_changed_meanwhile(
+    scope: Scope, operations: Finish, simulated: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither undoes what the other writes, and the resize holds no thread for long."""
+    done(scope, operations, instances.insert(scope, instances.wanted()))
+    monkeypatch.setattr(change, "_PATIENCE", 0.05)
+    monkeypatch.setattr(change, "_LATER", 0.02)
+    simulated.app.world.settings.job_seconds = {"": 0.02, "rebootVirtualMachine": 0.5}
+    sent = [instances.act(scope, "Reset"), instances.set_labels(scope, env="x"), resize(scope, "web-1", 33)]
+    for one in sent:
+        done(scope, operations, one)
+    found = instances.get(scope)
+    assert (dict(found.labels), found.disks[0].diskSizeGb) == ({"env": "x"}, 33)
+
+
 def test_a_data_disk_of_a_running_machine(disks: Scope, operations: Finish) -> None:
     made = machine(disks, "web-1")
     job(disks, "attachVolume", id=row_of(disks, "data-1")["id"], virtualmachineid=made["id"])
@@ -239,6 +254,20 @@ def test_a_restart_of_cloudstack(disks: Scope, operations: Finish, simulated: Cl
     restart(simulated.app.world, told=told)
     done(disks, operations, sent)
     assert get(disks, "data-1").sizeGb == 20
+
+
+@pytest.mark.parametrize("command", ["deleteTags", "createTags"])
+def test_a_restart_of_cloudstack_while_labels_change(
+    disks: Scope, operations: Finish, simulated: Cloud, command: str
+) -> None:
+    simulated.app.world.settings.job_seconds = {"": 0.02, command: 3600.0}
+    count = simulated.calls.get(command, 0)
+    sent = set_labels(disks, "data-1", c="d")
+    until(lambda: simulated.calls.get(command, 0) > count)
+    simulated.app.world.settings.job_seconds = {"": 0.02}
+    restart(simulated.app.world, told=False)
+    done(disks, operations, sent)
+    assert dict(get(disks, "data-1").labels) == {"c": "d"}
 
 
 # Labels, and the rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -30,9 +31,12 @@ from translator_service.scope import Scope
 _CALLS = ("listVolumes", "listVirtualMachines", "resizeVolume", "updateVirtualMachine", "deleteTags", "createTags")
 # What is only kept, and may be changed. (GCE changes no description, and no features of the guest.)
 _KEPT = ("architecture", "licenseCodes", "licenses", "locationHint")
-# Until an instance with an operation is looked at again.
-_BUSY_SECONDS = 1.0
 _FIELDS = ("labels", "sizeGb", *_KEPT)
+# Seconds: how long an operation of the instance is waited for in one go, how often it is looked for, and until the next
+# go.
+_PATIENCE, _PAUSE, _LATER = 5.0, 0.2, 5.0
+# How often the size is written and looked for again: another operation may have written what it had read before.
+_ATTEMPTS = 5
 
 
 @rpc(
@@ -168,7 +172,7 @@ def do_change(run: Run) -> None:
     if size is not None and size != view.size_gb(row["size"]):
         run.job("resize", "resizeVolume", id=row["id"], size=str(size))
     if size is not None and row.get("type") == "ROOT" and row.get("virtualmachineid"):
-        run.look("boot-disk", lambda scope: _keep_size(scope, zone, row, size))
+        run.look("boot-disk", lambda scope: _keep_size(run, scope, zone, row, size))
     if payload.get("about"):
         retag(run, "kept", "Volume", row["id"], tags.DISK, row, about)
     if "labels" in payload:
@@ -183,13 +187,18 @@ def _retagged(row: Row, payload: dict[str, Any], about: dict[str, Any]) -> dict[
     return {**rest, **tags.pack(tags.LABELS, labels), **tags.pack(tags.DISK, about)}
 
 
-def _keep_size(scope: Scope, zone: Zone, disk: Row, size: int) -> None:
-    """An instance keeps the size of its boot disk in its details, so that a list of instances needs no volumes."""
+def _keep_size(run: Run, scope: Scope, zone: Zone, disk: Row, size: int) -> None:
+    """An instance keeps the size of its boot disk in its details, so that a list of instances needs no volumes.
+
+    Who changes details sends back all of them: not while an operation of the instance does.
+    """
     user = view.user_of(scope, zone, disk)
-    while True:
-        # Who changes details sends back all of them: not while an operation of the instance does.
-        if user and scope.store.is_busy(scope.project.key, user):
-            raise Parked(f"{user} is busy", _BUSY_SECONDS)
+    for _ in range(_ATTEMPTS):
+        until = time.monotonic() + _PATIENCE
+        while user and scope.store.is_busy(scope.project.key, user):
+            if time.monotonic() > until:
+                raise Parked("an operation of the instance runs", _LATER)
+            run.pause(_PAUSE)
         rows = scope.client.read("listVirtualMachines", id=disk["virtualmachineid"], details="min").items
         details = (rows[0].get("details") or {}) if rows else {}
         about = kept.unpack(details, kept.DISK, {})
