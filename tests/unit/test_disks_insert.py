@@ -15,6 +15,7 @@ from simulator.app import Fault
 from simulator.families.jobs import restart
 from simulator.world import DiskOffering, Snapshot, Volume
 from tests.conftest import LINK_BASE, Cloud, OpenScope
+from tests.unit import test_instances as instances
 from tests.unit.made import ask, first, job, machine, until, volume
 from tests.unit.test_disks import Calls, get
 from tests.unit.test_disks import names as listed
@@ -359,6 +360,12 @@ def test_a_name_in_use(web: Scope, operations: Finish, name: str, fields: dict[s
     assert error.message == f"The resource 'projects/demo/zones/ch-zh-1/disks/{name}' already exists"
     # In another zone it is free.
     done(web, operations, insert(web, name, "ch-gv2"))
+
+
+def test_the_name_of_a_disk_of_an_image_is_no_boot_disks(scope: Scope, operations: Finish) -> None:
+    done(scope, operations, insert(scope, "web-1", sourceImage=IMAGE))
+    assert refused(lambda: instances.insert(scope, instances.wanted())).code == 409
+    assert instances.names(scope) == []
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.product(["", IMAGE], repeat=2)))
