@@ -398,14 +398,22 @@ def test_what_was_an_intent_when_it_was_asked_for(disks: Scope, operations: Fini
 # Times, IAM, others
 
 
-def test_when_it_was_attached(scope: Scope) -> None:
+@pytest.mark.parametrize(
+    ("kept", "shown"),
+    [
+        ("2026-11-20T10:00:00+0000", "2026-11-20T02:00:00.000-08:00"),
+        ("2026-11-20T02:00:00.125-08:00", "2026-11-20T02:00:00.125-08:00"),
+        ("2026-11-20T02:00:00", ""),
+        ("0001-01-01T00:00:00+00:00", ""),
+        ("yesterday", ""),
+    ],
+)
+def test_when_it_was_attached_and_detached(scope: Scope, kept: str, shown: str) -> None:
     row = volume(scope, "data-1")
-    about = {"lastAttach": "2026-11-20T10:00:00+0000", "lastDetach": "2026-11-21T10:00:00+0000"}
-    packed = tags.parameters(tags.pack(tags.DISK, about))
+    packed = tags.parameters(tags.pack(tags.DISK, {"lastAttach": kept, "lastDetach": kept}))
     job(scope, "createTags", resourcetype="Volume", resourceids=row["id"], **packed)
     found = get(scope, "data-1")
-    assert found.lastAttachTimestamp == "2026-11-20T02:00:00.000-08:00"
-    assert found.lastDetachTimestamp == "2026-11-21T02:00:00.000-08:00"
+    assert (found.lastAttachTimestamp, found.lastDetachTimestamp) == (shown, shown)
 
 
 def test_permissions(disks: Scope, scope_for: OpenScope) -> None:

@@ -41,6 +41,15 @@ def from_cloudstack(text: str) -> str:
         return UNKNOWN_TIME
 
 
+def from_kept(text: str) -> str:
+    """A time that is kept, in any way of ISO 8601, in GCE's; "" for what is none: anybody may write what is kept."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return _text(moment.astimezone(_ZONE)) if moment.tzinfo is not None else ""
+    except (ValueError, OverflowError):
+        return ""
+
+
 @lru_cache(8192)
 def _hour(hour: str, offset: str) -> str:
     """An hour here. Lists have thousands of times, of not so many hours."""

@@ -11,7 +11,7 @@ from gstack.compute.v1.instances_pb2 import AttachedDiskInitializeParams
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import Index, number, slug
-from translator_service.gce.times import from_cloudstack
+from translator_service.gce.times import from_cloudstack, from_kept
 from translator_service.kept import details, fields, tags
 from translator_service.places import Zone
 from translator_service.resources import disk_types
@@ -150,7 +150,7 @@ def to_disk(scope: Scope, zone: Zone, row: Row, name: str = "") -> pb.Disk:
         disk.lastAttachTimestamp = from_cloudstack(row.get("attached") or row.get("created", ""))
     for key, name in (("lastAttach", "lastAttachTimestamp"), ("lastDetach", "lastDetachTimestamp")):
         if isinstance(kept.get(key), str) and not getattr(disk, name):
-            setattr(disk, name, from_cloudstack(kept[key]))
+            setattr(disk, name, from_kept(kept[key]))
     return disk
 
 
