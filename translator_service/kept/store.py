@@ -60,6 +60,7 @@ operations = sa.Table(
     sa.Column("due", sa.Float),  # when somebody is to go on with it
     # What an insert is to make, sealed, as long as CloudStack does not show it.
     sa.Column("preview", sa.LargeBinary),
+    sa.Column("group_id", sa.String(80), nullable=False, server_default=""),  # of the operations of one request
     sa.Index("operations_by_owner", "owner", "status"),
     sa.UniqueConstraint("owner", "request_id"),
 )
@@ -190,6 +191,18 @@ class Store:
         )
         with self.engine.connect() as connection:
             return connection.execute(query.limit(1)).first() is not None
+
+    def retarget(self, owner: str, before: str, after: str, but: str) -> None:
+        """The target has another name: what waits for its turn on it waits by that. but: an operation that stays."""
+        query = operations.update().where(
+            operations.c.owner == owner,
+            operations.c.target == before,
+            operations.c.status == "PENDING",
+            operations.c.name != but,
+        )
+        with self.engine.begin() as connection:
+            connection.execute(query.values(target=after))
+        self._changes += 1
 
     def unfinished(self) -> tuple[int, float]:
         """How many operations are not done, and the age in seconds of the oldest (0 without any)."""
@@ -436,7 +449,8 @@ def _ready(per_owner: int, limit: int) -> sa.Select[Any]:
     )
     at_work = (
         sa.select(operations.c.owner, sa.func.count().label("count"))
-        .where(operations.c.status == "RUNNING")
+        # Behind a `#`: what only waits for operations of its own, which must not wait for it.
+        .where(operations.c.status == "RUNNING", operations.c.target.not_like("%#%"))
         .group_by(operations.c.owner)
         .subquery()
     )

@@ -122,16 +122,19 @@ def submit(
     payload: dict[str, Any],
     target_id: int = 0,
     preview: dict[str, Any] | None = None,
+    group: str = "",
 ) -> pb.Operation:
-    """Begin an operation. target: path below the project, as `zones/z/instances/i`, which also tells its scope.
+    """Begin an operation. target: path below the project, as `zones/z/instances/i`, which also tells its scope; what
+    comes behind a `#` only tells it apart from others, which it takes no turns with.
 
-    preview: of what an insert makes, for `awaited`. Raises 429 when too many of the project's operations are not done.
+    preview: of what an insert makes, for `awaited`. group: id of the operations of one request. Raises 429 when too
+    many of the project's operations are not done.
     """
     limit = scope.environment.settings.operations_unfinished
     if scope.store.unfinished_of(scope.project.key) >= limit:
         text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
         raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
-    name = _insert(scope, type, target, target_id, handler, payload, preview)
+    name = _insert(scope, type, target, target_id, handler, payload, preview, group)
     row = scope.store.operation_by_name(name)
     assert row is not None
     if _engine is not None:
@@ -171,10 +174,11 @@ def _insert(
     handler: str,
     payload: dict[str, Any],
     preview: dict[str, Any] | None = None,
+    group: str = "",
 ) -> str:
     now = time.time()
     name = f"operation-{int(now * 1000)}-{secrets.token_hex(7)[:13]}-{secrets.token_hex(4)}-{secrets.token_hex(4)}"
-    parts = target.split("/")
+    parts = target.partition("#")[0].split("/")
     done = not handler
     sealed = b""
     if handler:
@@ -206,6 +210,7 @@ def _insert(
             request_id=scope.request_id,
             request_hash=scope.request_hash,
             preview=shown,
+            group_id=group,
         )
     except Duplicate:
         row = _of_request(scope)
@@ -439,7 +444,7 @@ class Engine:
             return _UNKNOWN
         except (CloudStackError, OperationError, ApiError) as failure:
             log.warning("operation_failed", **about, error=str(failure))
-            return _describe(failure)
+            return describe(failure)
         except Exception:
             log.exception("operation_crashed", **about)
             return _INTERNAL_ERROR
@@ -494,7 +499,7 @@ _INTERNAL_ERROR = {
 }
 
 
-def _describe(failure: Exception) -> dict[str, Any]:
+def describe(failure: Exception) -> dict[str, Any]:
     if isinstance(failure, CloudStackError):
         code, message, status = failure.meaning.code, failure.message, failure.meaning.status
     elif isinstance(failure, OperationError):

@@ -17,12 +17,13 @@ TRANSPORT = "transport-"
 def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:
     """A row of the operations table as a client sees it."""
     scope: str = row["scope"]
+    target: str = row["target"].partition("#")[0]
     message = pb.Operation(
         kind="compute#operation",
         id=number(row["name"]),
         name=row["name"],
         operationType=row["type"],
-        targetLink=links.of(row["target"]) if row["target"] else links.of(),
+        targetLink=links.of(target) if target else links.of(),
         status=row["status"],
         user=row["subject"],
         progress=row["progress"],
@@ -30,6 +31,8 @@ def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:
         creationTimestamp=rfc3339(row["inserted"]),
         selfLink=links.of(scope, "operations", row["name"]),
     )
+    if row["group_id"]:
+        message.operationGroupId = row["group_id"]
     if row["target_id"]:
         message.targetId = int(row["target_id"])
     if row["request_id"] and not row["request_id"].startswith(TRANSPORT):
