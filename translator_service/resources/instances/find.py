@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gstack.kernel.errors import not_found
+from gstack.kernel.errors import already_exists, not_found
 from translator_service import places
 from translator_service.cloudstack.client import Answer, Call, all_rows
 from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
@@ -19,10 +19,12 @@ from translator_service.gce.naming import number
 from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run
 from translator_service.places import Zone
-from translator_service.resources.instances.view import DETAILS, HIDDEN, index
+from translator_service.resources.instances.view import DETAILS, HIDDEN, index, name_of
 from translator_service.scope import Scope
 
 AWAITED = "awaited"
+# Of host names that are made unique.
+ATTEMPTS = 4
 
 
 def under_way(scope: Scope) -> dict[str, str]:
@@ -108,6 +110,18 @@ def _questions(scope: Scope, name: str) -> list[tuple[list[dict[str, str]], Call
 def named(scope: Scope, name: str) -> list[dict[str, str]]:
     """The questions for instances of a name: with it as their host name, and with one that was made unique."""
     return [{"name": name}, {"keyword": naming.host_stem(scope.project.key, name)}]
+
+
+def check_free(scope: Scope, zone: Zone, name: str) -> None:
+    """Raise 409 when an instance of the zone has this name, or is about to."""
+    where = path(zone, name)
+    plain, unique = scope.client.read_many(
+        [("listVirtualMachines", {"zoneid": zone.id, "details": "min", **question}) for question in named(scope, name)]
+    )
+    there = [row for row in plain.items if row.get("state") not in HIDDEN]
+    there += [row for _, row in index(scope, unique.items) if name_of(scope, row) == name]
+    if there or scope.store.is_busy(scope.project.key, where):
+        raise already_exists(scope.links.path(where))
 
 
 # When an operation's turn has come

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.accounts import default_service_account
-from gstack.kernel.errors import already_exists, invalid, not_found, required, unsupported
+from gstack.kernel.errors import invalid, not_found, required, unsupported
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client, all_rows
@@ -68,13 +68,18 @@ _DETAIL = "details[0]."
     "keeps the name it was asked for. Until CloudStack shows a new instance, its id is a provisional one.",
 )  # fmt: skip
 def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
-    """Raises 400, 404 and 409 for whatever the operation could not do."""
-    wanted = request.resource
-    zone = places.resolve_zone(scope, request.zone)
-    naming.check_new_name(wanted.name)
     for field in ("sourceInstanceTemplate", "sourceMachineImage"):
         if getattr(request, field):
             raise unsupported(field, "it is not supported here.")
+    return prepare(scope, places.resolve_zone(scope, request.zone), request.resource)()
+
+
+def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> Callable[[], Message]:
+    """Check an instance that is to be made; what submits its operation. group: id of the operations it is one of.
+
+    Raises 400, 404 and 409 for whatever the operation could not do.
+    """
+    naming.check_new_name(wanted.name)
     if not wanted.machineType:
         raise required("resource.machineType")
     size = machine_types.resolve(scope, zone, wanted.machineType, "resource.machineType")
@@ -87,7 +92,7 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     items = check_metadata(wanted.metadata, "resource.metadata")
     if wanted.hostname and wanted.hostname.partition(".")[0] != wanted.name:
         raise unsupported("resource.hostname", "the host name is the name of the instance.")
-    _check_free(scope, zone, wanted.name)
+    find.check_free(scope, zone, wanted.name)
     claims.check_free(scope.client, scope, zone, disk["name"], wanted.name)
 
     for account in wanted.serviceAccounts:
@@ -95,63 +100,54 @@ def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
             account.email = default_service_account(scope.project.number)
     config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
     data = metadata.user_data(scope, items, disk_parameters.get("templateid", ""))
-    with metadata.keep_metadata(scope, items) as packed:
-        details = {
-            **kept.pack(kept.TAGS, tags),
-            **kept.pack(kept.LABELS, labels),
-            **kept.pack(kept.METADATA, packed),
-            **kept.pack(kept.CONFIG, config),
-            **kept.pack(kept.DISK, disk),
-        }
-        parameters |= disk_parameters | network_parameters | _merge_details(parameters, details)
-        if data:
-            parameters["userdata"] = data
-        payload = {
-            "zone": zone.name,
-            "name": wanted.name,
-            "network": nics[0]["network"],
-            "parameters": parameters,
-            "tags": tags,
-            "keys": metadata.registrable_keys(scope, items)[:5],
-            "disk": disk["name"],
-            "disk_tags": disk_tags,
-            "external": nics[0]["external"],
-            "address": nics[0]["address"],
-            "protect": wanted.deletionProtection,
-            "document": metadata.document_of({"details": details}),
-            "networks": [nic["network"] for nic in nics],
-            "ips": [(nic["network"], nic["ip"]) for nic in nics if nic["ip"]],
-            # A network that runs takes an address while the machine is made.
-            "early": nics[0]["external"] and nics[0]["address"] is None and nics[0]["state"] == "Implemented",
-            "closed": [nic["network"] for nic in nics if nic["closed"]],
-        }
-        return engine.submit(
-            scope,
-            type="insert",
-            target=find.path(zone, wanted.name),
-            handler="instances.insert",
-            payload=payload,
-            preview=_preview(wanted, parameters, nics, size.row),
-        )
+
+    def submit() -> Message:
+        with metadata.keep_metadata(scope, items) as packed:
+            details = {
+                **kept.pack(kept.TAGS, tags),
+                **kept.pack(kept.LABELS, labels),
+                **kept.pack(kept.METADATA, packed),
+                **kept.pack(kept.CONFIG, config),
+                **kept.pack(kept.DISK, disk),
+            }
+            sent = parameters | disk_parameters | network_parameters | _merge_details(parameters, details)
+            if data:
+                sent["userdata"] = data
+            payload = {
+                "zone": zone.name,
+                "name": wanted.name,
+                "network": nics[0]["network"],
+                "parameters": sent,
+                "tags": tags,
+                "keys": metadata.registrable_keys(scope, items)[:5],
+                "disk": disk["name"],
+                "disk_tags": disk_tags,
+                "external": nics[0]["external"],
+                "address": nics[0]["address"],
+                "protect": wanted.deletionProtection,
+                "document": metadata.document_of({"details": details}),
+                "networks": [nic["network"] for nic in nics],
+                "ips": [(nic["network"], nic["ip"]) for nic in nics if nic["ip"]],
+                # A network that runs takes an address while the machine is made.
+                "early": nics[0]["external"] and nics[0]["address"] is None and nics[0]["state"] == "Implemented",
+                "closed": [nic["network"] for nic in nics if nic["closed"]],
+            }
+            return engine.submit(
+                scope,
+                type="insert",
+                target=find.path(zone, wanted.name),
+                handler="instances.insert",
+                payload=payload,
+                preview=_preview(wanted, sent, nics, size.row),
+                group=group,
+            )
+
+    return submit
 
 
 def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[str, str]:
     """Custom sizes and our own details travel in the same map."""
     return {name: text for name, text in kept.parameters(details).items() if name not in parameters}
-
-
-def _check_free(scope: Scope, zone: Zone, name: str) -> None:
-    path = find.path(zone, name)
-    plain, unique = scope.client.read_many(
-        [
-            ("listVirtualMachines", {"zoneid": zone.id, "details": "min", **question})
-            for question in find.named(scope, name)
-        ]
-    )
-    there = [row for row in plain.items if row.get("state") not in view.HIDDEN]
-    there += [row for _, row in view.index(scope, unique.items) if view.name_of(scope, row) == name]
-    if there or scope.store.is_busy(scope.project.key, path):
-        raise already_exists(scope.links.path(path))
 
 
 def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[str, Any]], offering: Row) -> Row:
@@ -457,7 +453,7 @@ def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, st
         raise address
     if run.look("name", lambda scope: find.look(scope, zone, name) is not None):
         raise _exists(run, name)
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(find.ATTEMPTS):
         host = naming.host_name(owner, name, attempt)
         own = {**parameters, "name": host, **kept.parameters(kept.pack(kept.NAME, name))}
         again = partial(run.follow_with, f"deploy/{attempt}", "deployVirtualMachine", tag, **own)
@@ -476,7 +472,6 @@ def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, st
 
 # What each branch makes.
 _MADE = {"deploy": "machine", "address": "address"}
-_ATTEMPTS = 4
 
 
 def _is_taken(refusal: CloudStackError) -> bool:

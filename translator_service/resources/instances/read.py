@@ -34,7 +34,7 @@ def catalogs(scope: Scope) -> list[Any]:
     ]
 
 
-def _find(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
+def reading(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
     name, row, answers = find(scope, zone, text)
     busy = under_way(scope).get(path(zone, name))
     if not answers:
@@ -101,7 +101,7 @@ def _later(
 
 gets(
     "Instances",
-    _find,
+    reading,
     calls=("listVirtualMachines", "listVolumes"),
     differences="One call: the boot disk is told by the machine's details. A machine made elsewhere costs "
     "three more, side by side, for its disks. Disks attached elsewhere to a machine made here, and the size of a boot "
