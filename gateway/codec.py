@@ -193,14 +193,19 @@ def _says_nothing(value: Any, unset: tuple[str, ...] = (), depth: int = 0) -> bo
 def _field_decoder(field: FieldDescriptor) -> Decode:
     name = field.name
     if is_map(field):
-        convert = scalar(message_of(field).fields_by_name["value"])
+        kind = message_of(field).fields_by_name["value"]
+        inner = message_of(kind) if kind.message_type is not None else None
+        convert = scalar(kind)
 
         def fill_map(message: Message, value: Any, path: str) -> None:
             if not isinstance(value, dict):
                 raise _bad(path, "an object", value)
             target = getattr(message, name)
             for key, item in value.items():
-                target[without_nul(key, path)] = convert(item, f"{path}.{key}")
+                if inner is None:
+                    target[without_nul(key, path)] = convert(item, f"{path}.{key}")
+                else:
+                    decoder(inner)(target[without_nul(key, path)], {} if item is None else item, f"{path}.{key}")
 
         return fill_map
     if field.message_type is not None:

@@ -241,7 +241,7 @@ def _other_method(other: Other, schemas: dict[str, Any]) -> dict[str, Any]:
         "id": other.id,
         "path": path.removeprefix("projects/"),
         "httpMethod": other.verb,
-        "description": "There are none of these here." if other.is_absent else "Not offered here.",
+        "description": "There are none of these here." if other.is_absent else f"Not offered here.{other.why}",
         "parameters": parameters,
         "parameterOrder": [*other.path_parameters, *(one.name for one in query if one.required)],
     }

@@ -2,7 +2,7 @@
 
 Of some collections a cloud of ours can have nothing (`absent_collections.txt`): their lists are empty, which is the
 truth, and what they would hold is not found. Whatever is not offered is a 400, which clients show at once; a 501 is
-asked again for half a minute.
+asked again for half a minute. Where a user would ask why, it says so (`refused_methods.txt`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gstack.kernel.errors import not_found, not_offered
 FOLDER = resources.files("gateway")
 METHODS = "gce_methods.txt"
 _ABSENT = "absent_collections.txt"
+_REFUSED = "refused_methods.txt"
 _SEVERAL = re.compile(r"\{\w+=([^}]+)\}")
 _SCOPES = {"project", "zone", "region"}
 
@@ -71,6 +72,11 @@ class Other:
         return not self.mutates and self.collection in absent_collections()
 
     @property
+    def why(self) -> str:
+        """A sentence behind a blank, or ""."""
+        return f" {sentence}" if (sentence := refusals().get(self.id)) else ""
+
+    @property
     def lists(self) -> bool:
         return self.id.endswith((".list", ".aggregatedList")) and set(self.path_parameters) <= _SCOPES
 
@@ -88,13 +94,23 @@ class Other:
             }
         if self.is_absent and not set(self.path_parameters) <= _SCOPES:
             raise not_found(path)
-        raise not_offered(self.id, advice)
+        raise not_offered(self.id, self.why or advice)
 
 
 @cache
 def absent_collections() -> frozenset[str]:
-    lines = FOLDER.joinpath(_ABSENT).read_text().splitlines()
-    return frozenset(line for line in lines if line and not line.startswith("#"))
+    return frozenset(_lines(_ABSENT))
+
+
+@cache
+def refusals() -> dict[str, str]:
+    """Id of a method -> why it is not offered."""
+    return {identity: why for identity, _, why in (line.partition(" ") for line in _lines(_REFUSED))}
+
+
+def _lines(name: str) -> list[str]:
+    lines = FOLDER.joinpath(name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 @cache
