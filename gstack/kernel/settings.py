@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     operations_unfinished: int = Field(
         default=500, ge=1, description="Operations of one project that may be unfinished; others get 429."
     )
+    scale_running: bool = Field(
+        default=False,
+        description="Give a running instance a larger machine type without stopping it, where CloudStack scales it "
+        "live. GCE never does.",
+    )
     open_egress: bool = Field(
         default=False,
         description="Open an isolated network whose offering denies egress, and that has no egress rules, when an "

@@ -22,6 +22,8 @@ _DENIED = (
     "deployvm",
 )
 
+# What the keys of ours begin with.
+PREFIX = "gce."
 TAGS = "gce.tags"
 LABELS = "gce.labels"
 METADATA = "gce.metadata"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -446,6 +446,16 @@ def _read(scope: Scope, place: None) -> Reading[Items]:
         return [("", firewall) for firewall in (*mine, *others)]
 
     return Reading(build, _sources(scope, answers), _state(kept, claimed))
+
+
+def effective(scope: Scope, network: str, tags: Iterable[str], targets: Collection[str]) -> list[pb.Firewall]:
+    """The firewalls that apply in a network to a machine with these tags. targets: ids of its security groups, and of
+    its public address, where others may have made rules."""
+    answers, kept = _read_foreign(scope), scope.store.list_firewalls(scope.project.key)
+    own = [(row, pb.Firewall.FromString(row["rule"])) for row in kept if row["network"] == network]
+    mine = [_intent(scope, row) for row, rule in own if not rule.disabled and compiler.applies(rule, tags)]
+    others = _all_foreign(scope, answers, kept, claims.of_project(scope))
+    return mine + [found.firewall for found in others if found.target in targets]
 
 
 gets("Firewalls", _get, calls=_READ, differences=_DIFFERENCES)

@@ -75,7 +75,8 @@ def do_delete(run: Run) -> None:
             and any(tag.get("key") == EPHEMERAL for tag in address.get("tags", []))
         ]
     disk = view.disk_of(row)
-    if disk.get("autoDelete") is False:
+    # What a bulkInsert that came to nothing has made goes as a whole.
+    if disk.get("autoDelete") is False and not payload.get("whole"):
         _detach_boot_disk(run, row, disk.get("name", payload["name"]))
     run.progress(20)
     destroy(run, row["id"])

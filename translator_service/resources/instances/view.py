@@ -126,7 +126,7 @@ def to_instance(
     if row.get("state") == "Error":
         instance.statusMessage = "The instance could not be created."
     fields.put(instance, config, _SETTINGS)
-    _default_scheduling(instance.scheduling)
+    default_scheduling(instance.scheduling)
     instance.tags.items.extend(tags_of(row))
     instance.tags.fingerprint = fingerprint("tags", *instance.tags.items)
     instance.metadata.CopyFrom(metadata_of(scope, row))
@@ -138,11 +138,18 @@ def to_instance(
         instance.lastStartTimestamp = from_cloudstack(row["lastupdated"])
     elif row.get("lastupdated") and row.get("state") == "Stopped":
         instance.lastStopTimestamp = from_cloudstack(row["lastupdated"])
-    instance.fingerprint = fingerprint(str(instance.id), instance.status, *instance.tags.items)
+    instance.fingerprint = instance_fingerprint(row)
     return instance
 
 
-def _default_scheduling(scheduling: pb.Scheduling) -> None:
+def instance_fingerprint(row: Row) -> bytes:
+    """Of all that can be changed of an instance, whatever its state and whether CloudStack shows it yet."""
+    ours = sorted(f"{key}={text}" for key, text in (row.get("details") or {}).items() if key.startswith(kept.PREFIX))
+    size = (row.get("serviceofferingid", ""), str(row.get("cpunumber")), str(row.get("memory")))
+    return fingerprint("instance", row["name"], *size, str(bool(row.get("deleteprotection"))), *ours)
+
+
+def default_scheduling(scheduling: pb.Scheduling) -> None:
     if not scheduling.HasField("automaticRestart"):
         scheduling.automaticRestart = not scheduling.preemptible
     if not scheduling.HasField("preemptible"):
