@@ -228,6 +228,12 @@ def _method(route: Route) -> dict[str, Any]:
     return found
 
 
+def _told(other: Other) -> str:
+    if other.is_absent:
+        return "There are none of these here."
+    return f"Not offered here: {other.why}" if other.why else "Not offered here."
+
+
 def _other_method(other: Other, schemas: dict[str, Any]) -> dict[str, Any]:
     parameters: dict[str, dict[str, Any]] = {
         name: {"type": "string", "location": "path", "required": True} for name in other.path_parameters
@@ -241,7 +247,7 @@ def _other_method(other: Other, schemas: dict[str, Any]) -> dict[str, Any]:
         "id": other.id,
         "path": path.removeprefix("projects/"),
         "httpMethod": other.verb,
-        "description": "There are none of these here." if other.is_absent else f"Not offered here.{other.why}",
+        "description": _told(other),
         "parameters": parameters,
         "parameterOrder": [*other.path_parameters, *(one.name for one in query if one.required)],
     }

@@ -73,8 +73,8 @@ class Other:
 
     @property
     def why(self) -> str:
-        """A sentence behind a blank, or ""."""
-        return f" {sentence}" if (sentence := refusals().get(self.id)) else ""
+        """How the sentence goes on that it is not offered, "" where nobody would ask."""
+        return refusals().get(self.id, "")
 
     @property
     def lists(self) -> bool:
@@ -94,7 +94,7 @@ class Other:
             }
         if self.is_absent and not set(self.path_parameters) <= _SCOPES:
             raise not_found(path)
-        raise not_offered(self.id, self.why or advice)
+        raise not_offered(self.id, advice, self.why)
 
 
 @cache

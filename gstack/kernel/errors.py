@@ -153,6 +153,7 @@ def unsupported(field: str, why: str) -> ApiError:
     return ApiError(400, f"Invalid value for field '{field}': {why}", "unsupportedOperation", field)
 
 
-def not_offered(method: str, advice: str = "") -> ApiError:
-    """400 for a method that GCE has and we do not. No 5xx, which clients repeat. advice: what else there is to do."""
-    return ApiError(400, f"Method {method} is not offered here.{advice}", "notSupported")
+def not_offered(method: str, advice: str = "", why: str = "") -> ApiError:
+    """400 for a method that GCE has and we do not. No 5xx, which clients repeat. why: how the sentence goes on; advice:
+    what else there is to do."""
+    return ApiError(400, f"Method {method} is not offered here{f': {why}' if why else '.'}{advice}", "notSupported")

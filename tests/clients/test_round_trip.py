@@ -22,6 +22,9 @@ NOT_SHOWN = {
     "Instance.tags.fingerprint": "a guard of changes; an insert has nothing to guard",
     "Instance.metadata.fingerprint": "a guard of changes; an insert has nothing to guard",
     "Instance.image": "API version v1beta16: in place of disks",
+    "Instance.fingerprint": "a guard of changes; an insert has nothing to guard",
+    "Instance.labelFingerprint": "a guard of changes; an insert has nothing to guard",
+    "Instance.disks[].source": "of disks that exist, which have nothing to be made with",
     "Tags.fingerprint": "a guard",
     "Metadata.fingerprint": "a guard",
     "InstancesSetLabelsRequest.labelFingerprint": "a guard",
@@ -30,7 +33,13 @@ NOT_SHOWN = {
     "Disk.labelFingerprint": "a guard of changes; an insert has nothing to guard",
     "GlobalSetPolicyRequest.etag": "a guard",
     "GlobalSetPolicyRequest.policy.etag": "a guard",
+    "InstancesSetNameRequest.currentName": "a guard",
+    "BulkInsertInstanceResource.count": "the instances are counted",
+    "BulkInsertInstanceResource.minCount": "how many must come to be",
+    "BulkInsertInstanceResource.namePattern": "the instances have their own names",
 }
+# Every leaf of an instance's properties is one of an instance.
+PROPERTIES = "BulkInsertInstanceResource.instanceProperties."
 
 # Values that must be right, and not only of the right type. A function gets what was prepared.
 SAMPLES: dict[str, Any] = {
@@ -117,7 +126,26 @@ SAMPLES: dict[str, Any] = {
     "Tags.items[]": "db",
     "Metadata.items[].key": "another-key",
     "InstancesSetLabelsRequest.labels": {"owner": "dev"},
+    "InstancesSetMachineTypeRequest.machineType": f"zones/{ZONE}/machineTypes/e2-medium",
+    "InstancesSetNameRequest.name": f"{NAME}-2",
+    "Scheduling.onHostMaintenance": "MIGRATE",
+    "Scheduling.provisioningModel": "STANDARD",
+    "Scheduling.localSsdRecoveryTimeout.seconds": "7200",
+    "BulkInsertInstanceResource.perInstanceProperties": {f"{NAME}-bulk": {"hostname": f"{NAME}-bulk.example.org"}},
 }
+# Methods that take a body of their own, and where in the instance it is read again; in the order in which they go.
+SETTERS = {
+    "Scheduling": ("POST", "setScheduling", "scheduling"),
+    "ShieldedInstanceIntegrityPolicy": (
+        "PATCH", "setShieldedInstanceIntegrityPolicy", "shieldedInstanceIntegrityPolicy",
+    ),
+    "InstancesSetMachineTypeRequest": ("POST", "setMachineType", ""),
+    "InstancesSetServiceAccountRequest": ("POST", "setServiceAccount", "serviceAccounts"),
+    "InstancesSetMinCpuPlatformRequest": ("POST", "setMinCpuPlatform", ""),
+    "ShieldedInstanceConfig": ("PATCH", "updateShieldedInstanceConfig", "shieldedInstanceConfig"),
+    "DisplayDevice": ("PATCH", "updateDisplayDevice", "displayDevice"),
+    "InstancesSetNameRequest": ("POST", "setName", ""),
+}  # fmt: skip
 
 # Where a leaf is read again, when that is elsewhere: in the instance, or (behind "disk.") in its boot disk.
 READ = {
@@ -136,7 +164,9 @@ LEAVES = [
     (name, path)
     for name, (descriptor, _) in BODIES.items()
     for path, found in leaves(descriptor)
-    if found.use in ("HONOURED", "KEPT") and f"{name}.{path}" not in NOT_SHOWN
+    if found.use in ("HONOURED", "KEPT")
+    and f"{name}.{path}" not in NOT_SHOWN
+    and not f"{name}.{path}".startswith(PROPERTIES)
 ]
 
 
@@ -227,7 +257,8 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     address = addresses[1]
 
     instances = f"/zones/{ZONE}/instances"
-    it.done(it.call("POST", instances, it.body("Instance", address=address["ipaddress"])))
+    prepared = {"address": address["ipaddress"]}
+    it.done(it.call("POST", instances, it.body("Instance", **prepared)))
     it.read["Instance"] = it.call("GET", f"{instances}/{NAME}")
     it.read["Instance"]["disk"] = it.call("GET", f"/zones/{ZONE}/disks/{NAME}-disk")
 
@@ -287,6 +318,25 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     for name in pictures:
         it.done(it.call("DELETE", f"{images}/{name}"))
 
+    # What may be changed of a running one comes first.
+    for name, (verb, method, path) in SETTERS.items():
+        if name == "InstancesSetMachineTypeRequest":
+            it.done(it.call("POST", f"{instances}/{NAME}/stop"))
+        it.done(it.call(verb, f"{instances}/{NAME}/{method}", it.body(name)))
+        found = it.call("GET", f"{instances}/{NAME}{'-2' if method == 'setName' else ''}")
+        part = found[path] if path else found
+        it.read[name] = part[0] if isinstance(part, list) else part
+    renamed, bulk = f"{NAME}-2", f"{NAME}-bulk"
+
+    own = it.body("BulkInsertInstanceResource")
+    one = {key: value for key, value in it.body("Instance", **prepared).items() if key in ("machineType", "disks")}
+    one["disks"][0]["initializeParams"].pop("diskName")
+    one["networkInterfaces"] = [{"network": f"global/networks/{NETWORK}"}]
+    it.done(it.call("POST", f"{instances}/bulkInsert", {**own, "instanceProperties": one}))
+    found = it.call("GET", f"{instances}/{bulk}")
+    it.read["BulkInsertInstanceResource"] = {"perInstanceProperties": {bulk: {"hostname": found["hostname"]}}}
+    it.done(it.call("DELETE", f"{instances}/{bulk}"))
+
     # Directions have fields of their own.
     ingress, egress = it.body("Firewall", "destinationRanges[]"), it.body("Firewall", "sourceRanges[]", "sourceTags[]")
     ingress |= {"direction": "INGRESS"}
@@ -301,9 +351,9 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     for name in made:
         it.done(it.call("DELETE", f"{disks}/{name}"))
     it.done(it.call("DELETE", f"{snapshots}/{NAME}"))
-    machine = cloud(stack, "listVirtualMachines", name=NAME)["virtualmachine"][0]["id"]
+    machine = cloud(stack, "listVirtualMachines", name=renamed)["virtualmachine"][0]["id"]
     cloud(stack, "updateVirtualMachine", id=machine, deleteprotection="false")
-    it.done(it.call("DELETE", f"{instances}/{NAME}"))
+    it.done(it.call("DELETE", f"{instances}/{renamed}"))
     for rule in (ingress, egress):
         it.done(it.call("DELETE", f"/global/firewalls/{rule['name']}"))
     for one in addresses:
@@ -316,6 +366,18 @@ def test_what_is_put_in_comes_back(round_trip: Prepared, name: str, path: str) -
     leaf = f"{name}.{path}"
     found = look(round_trip.read[name], READ.get(path, path) if name == "Instance" else path)
     assert has(found, round_trip.values[leaf]), f"{round_trip.values[leaf]!r} came back as {found}"
+
+
+def test_what_many_instances_are_like_is_what_one_is_like() -> None:
+    """A leaf of their properties is decided as that of an instance is, which is put in and read again above."""
+    instance = dict(leaves(BODIES["Instance"][0]))
+    properties = dict(leaves(BODIES["BulkInsertInstanceResource"][0]))
+    own = {
+        path.partition(".")[2]: found for path, found in properties.items() if path.startswith("instanceProperties.")
+    }
+    assert {path: found for path, found in own.items() if path != "resourceManagerTags"} == {
+        path: instance[path] for path in own if path != "resourceManagerTags"
+    }
 
 
 def test_the_tables_speak_of_leaves_that_there_are() -> None:

@@ -194,6 +194,12 @@ def test_what_is_absent_is_googles_and_not_ours() -> None:
     known = {other.collection for other in others.read(others.METHODS)}
     ours = {identity.split(".")[1] for identity in METHODS}
     assert others.absent_collections() <= known - ours
+
+
+def test_what_is_refused_with_a_reason_is_googles_and_not_ours() -> None:
+    for identity, why in others.refusals().items():
+        assert identity in googles_methods() and identity not in METHODS
+        assert why.endswith(".") and why.count(".") == 1 and "cloudstack" not in why.lower()
     for other in others.read(others.METHODS):
         # Their kinds are Google's.
         if other.is_absent and other.lists and other.id not in EXTRA_METHODS:

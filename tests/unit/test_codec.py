@@ -77,7 +77,7 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0, taken: boo
             value = field.message_type.fields_by_name["value"]
             for key in draw(st.lists(texts(8), max_size=2)):
                 if value.message_type:
-                    getattr(message, field.name)[key].CopyFrom(draw(messages(value.message_type, depth + 3)))
+                    getattr(message, field.name)[key].CopyFrom(draw(messages(value.message_type, depth + 3, taken)))
                 else:
                     getattr(message, field.name)[key] = draw(scalars(value))
         elif field.message_type is not None:

@@ -31,6 +31,7 @@ from tests.unit.test_instances import (
 from translator_service.cloudstack import jobs
 from translator_service.gce import naming
 from translator_service.operations.engine import replay
+from translator_service.operations.run import Parked, Run
 from translator_service.resources import machine_types
 from translator_service.scope import Scope
 
@@ -374,9 +375,8 @@ def test_what_waits_for_its_turn_follows_the_name(scope: Scope, begin: Callable[
     rename = change(scope, "SetName", named("web-2"))
     label = change(scope, "SetLabels", pb.InstancesSetLabelsRequest(labels={"a": "b"}))
     operations = begin()
-    done(scope, operations, rename)
-    row = done(scope, operations, label)
-    assert row["target"] == f"zones/{ZONE}/instances/web-2"
+    rows = [done(scope, operations, one) for one in (rename, label)]
+    assert {row["target"] for row in rows} == {f"zones/{ZONE}/instances/web-2"}
     assert dict(get(scope, "web-2").labels) == {"a": "b"}
 
 
@@ -725,3 +725,74 @@ def test_effective_firewalls(scope: Scope, operations: Finish) -> None:
     assert sorted(one.name.partition("-")[0] for one in found) == ["address", "all", "web"]
     error = refused(lambda: change(scope, "GetEffectiveFirewalls", networkInterface="nic7"))
     assert (error.code, error.location) == (400, "networkInterface")
+
+
+# A translator that dies with the work of a step done and not recorded
+
+
+def everything(scope: Scope) -> Any:
+    tags = pb.Tags(items=["web"])
+    return put(scope, edited(scope, machineType=f"{TYPES}/small", description="x", tags=tags))
+
+
+def free_size(scope: Scope) -> Any:
+    return put(scope, edited(scope, machineType=f"{TYPES}/custom-2-2048", description="x"))
+
+
+def renamed(scope: Scope) -> Any:
+    job(scope, "stopVirtualMachine", id=row_of(scope)["id"])
+    return change(scope, "SetName", named("web-2"))
+
+
+STEPS: list[tuple[Callable[[Scope], Any], list[str]]] = [
+    (everything, ["machine", "stop", "size", "resized", "update", "firewall", "start"]),
+    (free_size, ["machine", "stop", "size", "resized", "update", "start"]),
+    (renamed, ["machine", "name-free", "root", "name-disk", "rename/web-2", "retarget"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("begun", "step"), [(begun, step) for begun, steps in STEPS for step in ["", *steps] if step != "firewall"]
+)
+def test_a_crash_after_any_step(
+    scope: Scope,
+    simulated: Cloud,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: Callable[[], Finish],
+    begun: Callable[[Scope], Any],
+    step: str,
+) -> None:
+    machine(scope, "web-1")
+    plain = Run.step
+    seen: list[str] = []
+    died: list[str] = []
+
+    def dying(run: Run, name: str, function: Callable[[], Any]) -> Any:
+        def work() -> Any:
+            result = function()
+            seen.append(name)
+            if name == step and not died:
+                died.append(name)
+                raise Parked("the translator died", 0.02)
+            return result
+
+        return plain(run, name, work)
+
+    monkeypatch.setattr(Run, "step", dying)
+    sent = begun(scope)
+    simulated.app.calls.clear()
+    done(scope, begin(), sent)
+    assert bool(died) == bool(step)
+    expected = next(steps for one, steps in STEPS if one is begun)
+    assert set(expected) - {"firewall"} <= set(seen)
+    # Jobs are found again, and not begun twice.
+    for command in ("stopVirtualMachine", "scaleVirtualMachine", "createTags", "startVirtualMachine"):
+        assert simulated.calls.get(command, 0) <= 1, command
+    assert simulated.calls.get("changeServiceForVirtualMachine", 0) == (begun is everything)
+    if begun is renamed:
+        found = get(scope, "web-2")
+        assert (found.status, found.disks[0].source.rpartition("/")[2]) == ("TERMINATED", "web-1")
+    else:
+        found = get(scope)
+        assert (found.status, found.description) == ("RUNNING", "x")
+        assert type_of(scope) == ("small" if begun is everything else "custom-2-2048")

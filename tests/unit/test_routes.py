@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from gateway import others
 from gateway.api import Api, Request, is_gcutil
 from gateway.discovery import Discovery
 from gateway.routes import COMPUTE, Router
@@ -161,7 +162,8 @@ def test_a_method_that_only_google_has_is_400_by_name(
     response = api.handle(request(verb, f"/compute/v1/{path}", body=b"{}"))
     error = json.loads(response.body)["error"]
     assert (response.status, error["code"], error["errors"][0]["reason"]) == (400, 400, "notSupported")
-    assert error["message"] == f"Method {name} is not offered here."
+    why = others.refusals().get(name)
+    assert error["message"] == f"Method {name} is not offered here{f': {why}' if why else '.'}"
     assert api.handle(request(verb, f"/compute/v1/{path}", authorization="")).status == 401
     assert not translator.calls
 

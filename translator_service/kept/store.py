@@ -192,13 +192,10 @@ class Store:
         with self.engine.connect() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
-    def retarget(self, owner: str, before: str, after: str, but: str) -> None:
-        """The target has another name: what waits for its turn on it waits by that. but: an operation that stays."""
+    def retarget(self, owner: str, before: str, after: str) -> None:
+        """The target has another name: what is not done on it, or waits for its turn, is on that."""
         query = operations.update().where(
-            operations.c.owner == owner,
-            operations.c.target == before,
-            operations.c.status == "PENDING",
-            operations.c.name != but,
+            operations.c.owner == owner, operations.c.target == before, operations.c.status != "DONE"
         )
         with self.engine.begin() as connection:
             connection.execute(query.values(target=after))

@@ -37,9 +37,9 @@ def rename(run: Run, row: Row, name: str, changes: dict[str, Any], parameters: d
         except CloudStackError as error:
             if error.code not in (431, 530) or host == hosts[-1][0]:
                 raise
-    # What waits for its turn on this instance still takes turns with what comes for it by its new name.
+    # What waits for its turn still takes turns with what comes by the new name; and clients read the target again.
     before, after = path(zone, run.payload["name"]), path(zone, name)
-    run.step("retarget", lambda: run.scope.store.retarget(owner, before, after, run.name))
+    run.step("retarget", lambda: run.scope.store.retarget(owner, before, after))
 
 
 def _keep_disk_name(run: Run, row: Row) -> None:
