@@ -195,7 +195,7 @@ def deployed(scope: Scope, monkeypatch: pytest.MonkeyPatch, resource: pb.Instanc
         sent.append(values["payload"])
         return engine.operation(
             {
-                **dict.fromkeys(("name", "target_id", "request_id", "subject"), ""),
+                **dict.fromkeys(("name", "target_id", "group_id", "request_id", "subject"), ""),
                 **dict.fromkeys(("started", "ended", "error", "warnings")),
                 **{"scope": "global", "type": "insert", "target": "x", "status": "PENDING", "progress": 0},
                 "inserted": 0.0,

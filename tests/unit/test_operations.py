@@ -100,6 +100,7 @@ ROW: dict[str, Any] = {
     "request_id": "0e9f9a3e-1111-4111-8111-111111111111",
     "error": None,
     "warnings": None,
+    "group_id": "",
 }
 
 
