@@ -25,13 +25,13 @@ from translator_service.kept import details as kept
 from translator_service.networking import projection
 from translator_service.networking.projection import tags_of
 from translator_service.operations import engine
+from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.disks import view as disk_view
 from translator_service.resources.instances import passwords
-from translator_service.resources.instances.delete import clear_away
 from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id, under_way
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
