@@ -74,6 +74,7 @@ def build(cloud: dict[str, Any], world: World | None = None) -> World:
             display_text=entry.get("display_text", entry["name"]),
             size=entry.get("size", 0),
             customized=entry.get("customized", "size" not in entry),
+            local=entry.get("local", False),
         )
 
     for entry in cloud.get("account", []):

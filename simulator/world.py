@@ -113,6 +113,7 @@ class DiskOffering(Row):
     size: int  # GB, 0 when customized
     customized: bool = False
     zone: Zone | None = None
+    local: bool = False  # on the storage of the hosts
 
 
 @dataclass(kw_only=True, eq=False)
@@ -340,6 +341,7 @@ class Settings:
     public_templates: bool = True  # allow.public.user.templates
     version: str = "4.22.0.0"
     max_body: int = 1024 * 1024
+    zone_wide_storage: bool = False  # a VM can be deployed from a volume, if its hypervisor is KVM
     api_limit: int = 0  # calls of an account in a second (api.throttling.max), 0 for any number
 
 

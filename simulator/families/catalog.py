@@ -172,7 +172,7 @@ def _render_disk_offering(offering: DiskOffering) -> Rendered:
         "disksize": offering.size,
         "created": timestamp(offering.created),
         "iscustomized": offering.customized,
-        "storagetype": "shared",
+        "storagetype": "local" if offering.local else "shared",
         "provisioningtype": "thin",
         "displayoffering": True,
         "disksizestrictness": False,

@@ -45,6 +45,7 @@ DETAIL_VALUE = 5120
 DETAIL_KEY = 255
 STATISTICS_SECONDS = 60.0
 OVERCOMMIT = {"memoryOvercommitRatio": "4", "cpuOvercommitRatio": "8"}
+ATTACHED = "Please specify a volume that is not attached to any VM."
 MAX_NAME = 63
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
@@ -72,6 +73,7 @@ class Plan:
     fixed_ips: dict[str, str]
     root_size: int  # bytes
     root_offering: DiskOffering | None
+    root: Volume | None  # one that exists
     disks: list[DiskPlan] = field(default_factory=list)
 
 
@@ -246,7 +248,7 @@ def key_details(keys: list[SshKeyPair]) -> dict[str, str]:
 def _plan(call: Call) -> Plan:
     zone = call.require(Zone, "zoneid")
     offering = call.require(ServiceOffering, "serviceofferingid")
-    template = call.row(Template, "templateid")
+    template, root = call.row(Template, "templateid"), call.row(Volume, "volumeid")
     disk_offering = call.row(DiskOffering, "diskofferingid")
     root_offering = call.row(DiskOffering, "overridediskofferingid")
     asked, fixed_ips = _asked_networks(call)
@@ -257,8 +259,12 @@ def _plan(call: Call) -> Plan:
     owner = call.owner()
     if (name := call.text("name")) != "":
         check_name(call, name)
-    if template is None:
+    from_disk = root is not None or bool(call.text("snapshotid"))
+    if from_disk == (template is not None):
         raise errors.internal()
+    if from_disk:
+        template = _template_of(call, root)
+    assert template is not None
     if template.removed or not templates.may_launch(call, template):
         raise errors.denied()
     hypervisor = call.text("hypervisor")
@@ -285,10 +291,21 @@ def _plan(call: Call) -> Plan:
             f"network={taken.name}"
         )
     plan = Plan(
-        owner, zone, template, offering, size, details, user_data, keys, used, fixed_ips, root_size, root_offering
+        owner, zone, template, offering, size, details, user_data, keys, used, fixed_ips, root_size, root_offering, root
     )
     plan.disks = _data_disks(call, disk_offering)
     return plan
+
+
+def _template_of(call: Call, root: Volume | None) -> Template:
+    """What tells hypervisor and system of a VM that is made of a disk; a snapshot is never enough here."""
+    hypervisor = root.template.hypervisor if root and root.template else ""
+    if root is None or not root.template or not call.world.settings.zone_wide_storage or hypervisor != "KVM":
+        raise errors.invalid("Deployment of virtual machine is supported only for Zone-wide storage pools")
+    call.check_access(root.account)
+    if root.vm is not None:
+        raise errors.invalid(ATTACHED)
+    return root.template
 
 
 def _asked_networks(call: Call) -> tuple[list[Network], dict[str, str]]:
@@ -386,7 +403,7 @@ def _create(call: Call, plan: Plan) -> VirtualMachine:
 
 
 def _add_disks(world: World, vm: VirtualMachine, plan: Plan) -> None:
-    root = add_volume(
+    root = plan.root or add_volume(
         world,
         plan.owner,
         plan.zone,
@@ -399,6 +416,7 @@ def _add_disks(world: World, vm: VirtualMachine, plan: Plan) -> None:
         offering=plan.root_offering,
     )
     attach(root, vm, 0)
+    root.type = "ROOT"
     for disk_plan in plan.disks:
         suffix = "" if disk_plan.device is None else f"-{disk_plan.device}"
         disk = add_volume(

@@ -10,7 +10,7 @@ from simulator import errors
 from simulator.commands import Call, Lazy, Listing, command
 from simulator.errors import ApiError
 from simulator.families import tags
-from simulator.families.deploy import GIB, add_volume, attach, detach, disk_size, forget_volume
+from simulator.families.deploy import ATTACHED, GIB, add_volume, attach, detach, disk_size, forget_volume
 from simulator.families.machines import (
     WORK_DONE,
     check_limit,
@@ -35,7 +35,6 @@ from simulator.world import (
 
 MAX_DATA_DISKS = 6
 CD_DEVICE = 3
-ATTACHED = "Please specify a volume that is not attached to any VM."
 STORAGE = {
     "storagetype": "shared",
     "hypervisor": "Simulator",
@@ -398,8 +397,10 @@ def _attach(call: Call, disk: Volume, vm: VirtualMachine, device: int | None) ->
         raise errors.invalid("Please specify a VM that is either running or stopped.")
     if disk.zone is not vm.zone:
         raise errors.invalid("Please specify a VM that is in the same zone as the volume.")
-    if device == 0 and (vm.state != "Stopped" or any(row.device == 0 for row in vm.volumes)):
+    if device == 0 and vm.state != "Stopped":
         raise errors.invalid("Root volume detach can happen only when vm is in states: Stopped or Destroyed")
+    if device == 0 and any(row.device == 0 for row in vm.volumes):
+        raise errors.invalid("Vm already has root volume attached to it")
     data_disks = [row for row in vm.volumes if row.type == "DATADISK"]
     if device != 0 and len(data_disks) >= MAX_DATA_DISKS:
         raise errors.invalid(

@@ -189,5 +189,5 @@ def test_libcloud_images(stack: Stack, disk: str, tmp_path: Any) -> None:
     assert driver.ex_set_image_labels(driver.ex_get_image("lc-1"), {"c": "d"})
     assert driver.ex_get_image("lc-1").extra["labels"] == {"c": "d"}
     for name in ("lc-1", "lc-2"):
-        assert driver.delete_image(name)
+        assert driver.ex_delete_image(name)
     assert not [one for one in driver.list_images() if one.name.startswith("lc-")]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from gstack.compute.v1.instances_pb2 import AttachedDiskInitializeParams
 from gstack.kernel.contract import bodies, enum_values, leaves, message_of
 from tests.clients.conftest import Stack
 from tests.clients.sequences import cloud
@@ -24,7 +26,9 @@ NOT_SHOWN = {
     "Instance.image": "API version v1beta16: in place of disks",
     "Instance.fingerprint": "a guard of changes; an insert has nothing to guard",
     "Instance.labelFingerprint": "a guard of changes; an insert has nothing to guard",
-    "Instance.disks[].source": "of disks that exist, which have nothing to be made with",
+    "Instance.disks[].source": "instead of what it is made from; AttachedDisk.source is put in",
+    "Instance.disks[].initializeParams.sourceSnapshot": "instead of an image; Disk.sourceSnapshot is put in",
+    "AttachedDisk.boot": "a boot disk is attached to a stopped instance without one",
     "Tags.fingerprint": "a guard",
     "Metadata.fingerprint": "a guard",
     "InstancesSetLabelsRequest.labelFingerprint": "a guard",
@@ -40,6 +44,12 @@ NOT_SHOWN = {
 }
 # Every leaf of an instance's properties is one of an instance.
 PROPERTIES = "BulkInsertInstanceResource.instanceProperties."
+
+# What is said of a disk that is to be made is refused of one that is to be attached.
+NOT_SHOWN |= {
+    f"AttachedDisk.initializeParams.{path}": "of new instances"
+    for path, _ in leaves(AttachedDiskInitializeParams.DESCRIPTOR)
+}
 
 # Values that must be right, and not only of the right type. A function gets what was prepared.
 SAMPLES: dict[str, Any] = {
@@ -71,6 +81,11 @@ SAMPLES: dict[str, Any] = {
     "Instance.disks[].initializeParams.guestOsFeatures[].type": "VIRTIO_SCSI_MULTIQUEUE",
     "Instance.disks[].guestOsFeatures[].type": "UEFI_COMPATIBLE",
     "Instance.disks[].diskSizeGb": "20",
+    "AttachedDisk.type": "PERSISTENT",
+    "AttachedDisk.mode": "READ_WRITE",
+    "AttachedDisk.source": lambda prepared: f"zones/{ZONE}/disks/{prepared['disk']['name']}",
+    "AttachedDisk.diskSizeGb": lambda prepared: prepared["disk"]["sizeGb"],
+    "AttachedDisk.guestOsFeatures[].type": "UEFI_COMPATIBLE",
     "Instance.metadata.items[].key": "a-key",
     "Instance.serviceAccounts[].email": "someone@example.org",
     "Instance.serviceAccounts[].scopes[]": "https://www.googleapis.com/auth/compute",
@@ -318,6 +333,9 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     for name in pictures:
         it.done(it.call("DELETE", f"{images}/{name}"))
 
+    it.done(it.call("POST", f"{instances}/{NAME}/attachDisk", it.body("AttachedDisk", disk=changed)))
+    it.read["AttachedDisk"] = attached = it.call("GET", f"{instances}/{NAME}")["disks"][1]
+
     # What may be changed of a running one comes first.
     for name, (verb, method, path) in SETTERS.items():
         if name == "InstancesSetMachineTypeRequest":
@@ -348,6 +366,7 @@ def round_trip(stack: Stack) -> Iterator[Prepared]:
     it.read["Firewall"] = {**found[0], "destinationRanges": found[1]["destinationRanges"]}
     yield it
 
+    it.done(it.call("POST", f"{instances}/{renamed}/detachDisk?deviceName={quote(attached['deviceName'])}"))
     for name in made:
         it.done(it.call("DELETE", f"{disks}/{name}"))
     it.done(it.call("DELETE", f"{snapshots}/{NAME}"))

@@ -20,7 +20,6 @@ _DOCUMENTATION = "listApis has the parameters of a command, but not its document
 _HOST = "the host is shown from the moment the instance runs, not while it starts"
 _NO_VM_SNAPSHOTS = "the simulator has no snapshots of whole machines, which keep disks where they are"
 _MOVES = "which disks move to other storage when they are attached depends on where they are"
-_NO_BOOT = "the simulator makes machines from templates only"
 _MANY = "the disks before were made and attached without being recorded"
 ALLOWED: dict[str, dict[str, str]] = {
     "a": {
@@ -46,10 +45,6 @@ ALLOWED: dict[str, dict[str, str]] = {
         "attachVolume volume from snapshot as deviceid 0 (job finished)": _MOVES,
         "restoreVirtualMachine with swapped root (job finished)": "that installation could restore no machine",
         "listVolumes after restore of a swapped root": "that installation could restore no machine",
-        "deployVirtualMachine volumeid": _NO_BOOT,
-        "deployVirtualMachine snapshotid": _NO_BOOT,
-        "deployVirtualMachine volumeid and templateid": _NO_BOOT,
-        "deployVirtualMachine volumeid, hypervisor": _NO_BOOT,
         "listTemplates for another OS type": "the world has one template of that installation",
         "createTemplate from a snapshot, password enabled, details (job finished)": "that installation could not",
         "listTemplates self": "it has the template of a snapshot too",

@@ -872,11 +872,11 @@ def test_set_disk_auto_delete_of_a_machine_made_elsewhere(scope: Scope, operatio
     made = machine(scope, "web-1")
     data = volume(scope, "data-1")
     job(scope, "attachVolume", id=data["id"], virtualmachineid=made["id"])
-    error = refused(lambda: set_auto_delete(scope, "data-1", autoDelete=True))
-    assert (error.code, error.reason, error.location) == (400, "unsupportedOperation", "deviceName")
+    done(scope, operations, set_auto_delete(scope, "data-1", autoDelete=True))
     done(scope, operations, set_auto_delete(scope, "web-1", autoDelete=False))
-    found = get(scope).disks[0]
-    assert (found.autoDelete, found.source) == (False, f"{ZONE_LINK}/disks/web-1")
+    boot, other = get(scope).disks
+    assert (boot.autoDelete, boot.source) == (False, f"{ZONE_LINK}/disks/web-1")
+    assert (other.autoDelete, other.source) == (True, f"{ZONE_LINK}/disks/data-1")
 
 
 def test_a_change_of_one_deleted_meanwhile(web: Scope, operations: Finish) -> None:

@@ -275,7 +275,7 @@ SWITCHES = {
     "shieldedInstanceConfig.enableIntegrityMonitoring": "kept and shown; changes nothing",
     "scheduling.onInstanceStopAction.discardLocalSsd": "kept and shown; changes nothing",
     "shieldedInstanceIntegrityPolicy.updateAutoLearnPolicy": "kept and shown; changes nothing",
-    "disks.boot": "the one disk that there is",
+    "disks.boot": "detachDisk and attachDisk make another disk the boot disk",
     "startRestricted": "output only",
     "networkInterfaces.accessConfigs.setPublicPtr": "needs a name of the address, which cannot be given",
 }

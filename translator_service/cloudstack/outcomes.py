@@ -139,6 +139,26 @@ def _tagged(client: Client, parameters: dict[str, str], entity: str | None) -> O
     return Done() if all(there) else Again("createTags", parameters)
 
 
+def _created_volume(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    """A blank one is there from its submit on, one from a snapshot when it is copied. Without its id nothing tells
+    that a volume is this one."""
+    rows = _rows(client, "listVolumes", id=entity) if entity else []
+    if not rows:
+        raise without_result("createVolume", entity)
+    if rows[0].get("state") in ("Allocated", "Ready"):
+        return Done({"id": entity, "volume": rows[0]})
+    return None
+
+
+def _attached(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
+    rows = _rows(client, "listVolumes", id=parameters["id"])
+    if not rows or rows[0].get("virtualmachineid", parameters["virtualmachineid"]) != parameters["virtualmachineid"]:
+        raise without_result("attachVolume", None)
+    if rows[0].get("state") == "Attaching":
+        return None
+    return Done({"volume": rows[0]}) if rows[0].get("virtualmachineid") else Again("attachVolume", parameters)
+
+
 def _detached(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
     rows = _rows(client, "listVolumes", id=parameters["id"])
     if rows and not rows[0].get("virtualmachineid"):
@@ -211,6 +231,8 @@ _LOOKS: dict[str, Look] = {
     "createTags": _tagged,
     "deleteTags": _untagged,
     "resizeVolume": _resized,
+    "createVolume": _created_volume,
+    "attachVolume": _attached,
     "detachVolume": _detached,
     "createSnapshot": _snapshotted,
     "deleteSnapshot": _snapshot_deleted,

@@ -29,6 +29,7 @@ LABELS = "gce.labels"
 METADATA = "gce.metadata"
 CONFIG = "gce.config"
 DISK = "gce.disk"
+DISKS = "gce.disks"
 NAME = "gce.name"
 
 

@@ -41,8 +41,9 @@ def check_free(client: Client, scope: Scope, zone: Zone, name: str, instance: st
 
 
 @contextmanager
-def name_held(run: Run, zone: Zone, name: str, instance: str) -> Iterator[None]:
-    """Make a disk of this name, if nobody else has one, or makes one in another operation. Raises 409."""
+def name_held(run: Run, zone: Zone, name: str, instance: str, step: str = "disk-name-free") -> Iterator[None]:
+    """Make a disk of this name, if nobody else has one, or makes one in another operation. Raises 409. step: another
+    one for each name of an operation."""
     with held(run, _CLAIMS, f"{zone.id}/{name}", run.scope.links.path(zone.path, "disks", name)):
-        run.look("disk-name-free", lambda scope: check_free(scope.client, scope, zone, name, instance))
+        run.look(step, lambda scope: check_free(scope.client, scope, zone, name, instance))
         yield

@@ -118,6 +118,16 @@ def of_machine(scope: Scope, zone: Zone, machine: Row, shown: str) -> tuple[list
     return volumes, found, answers
 
 
+def names_of(scope: Scope, zone: Zone, volumes: Iterable[Row]) -> tuple[dict[str, str], list[Answer]]:
+    """(names of some disks of a zone by uuid, the answers they came from): others may have the same ones."""
+    where, rows = {"zoneid": zone.id}, list(volumes)
+    questions = [{"name": name} for name in dict.fromkeys(one for row in rows for one in (row["name"], name_of(row)))]
+    questions += [tags.question(tags.NAME, name) for name in dict.fromkeys(map(name_of, rows))]
+    answers = scope.client.read_many([("listVolumes", {**question, **where}) for question in questions])
+    index = names(unique_rows(answers))
+    return {row["id"]: index.name(row["id"]) or name_of(row) for row in rows}, answers
+
+
 def unique_rows(answers: Iterable[Answer]) -> list[Row]:
     """All rows, each once."""
     return list({row["id"]: row for row in all_rows(answers)}.values())

@@ -133,6 +133,8 @@ def _only_one_can_have(properties: pb.InstanceProperties) -> tuple[str, str] | N
             if access.natIP:
                 return f"{where}.accessConfigs[{place}].natIP", "An address"
     for position, disk in enumerate(properties.disks):
+        if disk.source:
+            return f"{base}.disks[{position}].source", "A disk"
         if disk.initializeParams.diskName:
             return f"{base}.disks[{position}].initializeParams.diskName", "The name of a disk"
     return None

@@ -1,6 +1,6 @@
 """How an instance is changed: one operation that reads what it is at its turn, merges, and writes.
 
-Of the methods: setTags, setLabels, setMetadata, setDiskAutoDelete, setDeletionProtection. Those of settings.py and
+Of the methods: setTags, setLabels, setMetadata, setDeletionProtection. Those of settings.py and
 update.py come here too.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import ApiError, invalid, required, unsupported
+from gstack.kernel.errors import ApiError, invalid
 from translator_service import places
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
@@ -30,7 +30,6 @@ from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
-from translator_service.resources.disks import view as disk_view
 from translator_service.resources.instances import passwords
 from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id, under_way
 from translator_service.resources.instances.metadata import (
@@ -44,11 +43,9 @@ from translator_service.resources.instances.metadata import (
 )
 from translator_service.resources.instances.rename import rename
 from translator_service.resources.instances.view import (
-    disk_of,
     instance_fingerprint,
     labels_of,
     status,
-    to_instance,
 )
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -121,34 +118,6 @@ def set_deletion_protection(scope: Scope, request: pb.SetDeletionProtectionInsta
 def protection(wanted: bool) -> dict[str, str]:
     """Of updateVirtualMachine."""
     return {"deleteprotection": str(wanted).lower()}
-
-
-@rpc(
-    "Instances.SetDiskAutoDelete",
-    calls=("listVirtualMachines", "updateVirtualMachine"),
-    differences="Of boot disks only; data disks always stay when their instance is deleted.",
-)
-def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequest) -> Message:
-    for field in ("autoDelete", "deviceName"):
-        if not (request.HasField(field) if field == "autoDelete" else request.deviceName):
-            raise required(field)
-    zone = places.resolve_zone(scope, request.zone)
-    name, row, _ = find(scope, zone, request.instance)
-    disk = disk_of(row)
-    shown = to_instance(scope, zone, name, row, None if disk else _volumes(scope, row), None)
-    boot = next((one for one in shown.disks if one.deviceName == request.deviceName), None)
-    if boot is None:
-        raise invalid("deviceName", f"'{request.deviceName}'. No attached disk found with this device name.")
-    if not boot.boot:
-        raise unsupported("deviceName", "data disks always stay when their instance is deleted.")
-    disk = disk or {"name": boot.source.rpartition("/")[2], "deviceName": boot.deviceName, "sizeGb": boot.diskSizeGb}
-    disk["autoDelete"] = request.autoDelete
-    return update(scope, zone, name, row, "setDiskAutoDelete", {kept.DISK: disk})
-
-
-def _volumes(scope: Scope, row: Row) -> list[Row]:
-    rows = scope.client.read("listVolumes", virtualmachineid=row["id"]).items
-    return [volume for volume in rows if disk_view.is_shown(volume)]
 
 
 @dataclass(frozen=True)

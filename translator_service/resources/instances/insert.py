@@ -1,8 +1,8 @@
 """instances.insert: checks at once what can be refused at once, then one durable operation that deploys the machine.
 
-The operation: security groups (SG zones) -> SSH keys -> deployVirtualMachine, beside it the address and what may leave
-the network (isolated networks) -> static NAT -> firewall rules. When a step fails, what the steps before it made is
-taken away again.
+The operation: security groups (SG zones) -> SSH keys -> deployVirtualMachine, beside it further disks, the address and
+what may leave the network (isolated networks) -> disks attached, start -> static NAT -> firewall rules. When a step
+fails, what the steps before it made is taken away again; disks that were there before stay.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,6 @@ from translator_service.gce.labels import check_labels, check_tags
 from translator_service.gce.naming import number
 from translator_service.gce.times import cloudstack_time
 from translator_service.kept import details as kept
-from translator_service.kept import fields
 from translator_service.kept.ssh_keys import SshKey
 from translator_service.kept.tags import EPHEMERAL, NAME
 from translator_service.kept.tags import parameters as parameters_of
@@ -39,19 +39,14 @@ from translator_service.operations import engine
 from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
-from translator_service.resources import disk_types, machine_types
+from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
-from translator_service.resources.disk_types import DiskType
-from translator_service.resources.disks import claims
-from translator_service.resources.disks import view as disk_view
-from translator_service.resources.images import references, templates
-from translator_service.resources.instances import find, metadata, view
+from translator_service.resources.disks import claims, intents
+from translator_service.resources.instances import find, insert_disks, metadata, roots, sources, view
 from translator_service.resources.instances.delete import destroy
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
-# Of a disk that is asked for without a type.
-_DEFAULT_TYPE = DiskType(disk_types.STANDARD, None)
 _DETAIL = "details[0]."
 
 
@@ -60,12 +55,14 @@ _DETAIL = "details[0]."
     calls=(
         "listVirtualMachines", "createSecurityGroup", "registerSSHKeyPair", "deployVirtualMachine",
         "associateIpAddress", "createTags", "enableStaticNat", "createFirewallRule", "listEgressFirewallRules",
-        "createEgressFirewallRule",
+        "createEgressFirewallRule", "listVolumes", "listSnapshots", "createVolume", "attachVolume", "detachVolume",
+        "deleteVolume", "startVirtualMachine", "updateVirtualMachine",
     ),
-    differences="One boot disk, made from an image. Service accounts, scheduling and the like are kept and returned. "
-    "In a zone with security groups the internal address is the external one, whether asked for or not. Where a "
-    "machine that the caller does not see has the host name already, the guest's host name gets a suffix; the instance "
-    "keeps the name it was asked for. Until CloudStack shows a new instance, its id is a provisional one.",
+    differences="Only a boot disk is made from an image. SCRATCH needs a disk type on local storage. Read-only is "
+    "refused. Service accounts, scheduling and the like are kept and returned. In a zone with security groups the "
+    "internal address is the external one, whether asked for or not. Where a machine that the caller does not see has "
+    "the host name already, the guest's host name gets a suffix; the instance keeps the name it was asked for. Until "
+    "CloudStack shows a new instance, its id is a provisional one.",
 )  # fmt: skip
 def insert(scope: Scope, request: pb.InsertInstanceRequest) -> Message:
     for field in ("sourceInstanceTemplate", "sourceMachineImage"):
@@ -85,7 +82,7 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
     size = machine_types.resolve(scope, zone, wanted.machineType, "resource.machineType")
     parameters = {"name": wanted.name, "displayname": wanted.name, "zoneid": zone.id}
     parameters |= {"serviceofferingid": size.row["id"], **kept.parameters(size.details)}
-    disk, disk_tags, disk_parameters = _boot_disk(scope, zone, wanted, size.row)
+    disks = insert_disks.plan(scope, zone, wanted, size.row)
     nics, network_parameters = _networks(scope, zone, wanted)
     tags = check_tags(list(wanted.tags.items), "resource.tags.items")
     labels = check_labels(dict(wanted.labels), "resource.labels")
@@ -93,13 +90,14 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
     if wanted.hostname and wanted.hostname.partition(".")[0] != wanted.name:
         raise unsupported("resource.hostname", "the host name is the name of the instance.")
     find.check_free(scope, zone, wanted.name)
-    claims.check_free(scope.client, scope, zone, disk["name"], wanted.name)
+    for disk in disks.names:
+        claims.check_free(scope.client, scope, zone, disk, wanted.name)
 
     for account in wanted.serviceAccounts:
         if account.email == "default":
             account.email = default_service_account(scope.project.number)
     config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
-    data = metadata.user_data(scope, items, disk_parameters.get("templateid", ""))
+    data = metadata.user_data(scope, items, disks.parameters.get("templateid", ""))
 
     def submit() -> Message:
         with metadata.keep_metadata(scope, items) as packed:
@@ -108,9 +106,9 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 **kept.pack(kept.LABELS, labels),
                 **kept.pack(kept.METADATA, packed),
                 **kept.pack(kept.CONFIG, config),
-                **kept.pack(kept.DISK, disk),
+                **kept.pack(kept.DISK, disks.boot),
             }
-            sent = parameters | disk_parameters | network_parameters | _merge_details(parameters, details)
+            sent = parameters | disks.parameters | network_parameters | _merge_details(parameters, details)
             if data:
                 sent["userdata"] = data
             payload = {
@@ -120,8 +118,9 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 "parameters": sent,
                 "tags": tags,
                 "keys": metadata.registrable_keys(scope, items)[:5],
-                "disk": disk["name"],
-                "disk_tags": disk_tags,
+                "disk": disks.boot["name"],
+                "names": disks.names,
+                **disks.payload,
                 "external": nics[0]["external"],
                 "address": nics[0]["address"],
                 "protect": wanted.deletionProtection,
@@ -138,7 +137,7 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 target=find.path(zone, wanted.name),
                 handler="instances.insert",
                 payload=payload,
-                preview=_preview(wanted, sent, nics, size.row),
+                preview=_preview(wanted, sent, nics, size.row, disks.preview),
                 group=group,
             )
 
@@ -150,9 +149,16 @@ def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[
     return {name: text for name, text in kept.parameters(details).items() if name not in parameters}
 
 
-def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[str, Any]], offering: Row) -> Row:
+def _preview(
+    wanted: pb.Instance,
+    parameters: dict[str, str],
+    nics: list[dict[str, Any]],
+    offering: Row,
+    data_disks: dict[str, Any],
+) -> Row:
     """What CloudStack's row of the new machine will be like, as far as that is known."""
     details = {key[len(_DETAIL) :]: text for key, text in parameters.items() if key.startswith(_DETAIL)}
+    details |= kept.pack(kept.DISKS, data_disks)
     found: Row = {
         "name": wanted.name,
         "zoneid": parameters["zoneid"],
@@ -169,92 +175,6 @@ def _preview(wanted: pb.Instance, parameters: dict[str, str], nics: list[dict[st
         ],
     }
     return found | {key.lower(): int(details[key]) for key in ("cpuNumber", "memory") if key in details}
-
-
-def _boot_disk(
-    scope: Scope, zone: Zone, wanted: pb.Instance, machine: Row
-) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """(what the instance keeps of the disk, the disk's tags, parameters of deployVirtualMachine).
-
-    machine: its service offering.
-    """
-    field = "resource.disks[0]"
-    if not wanted.disks and wanted.image:
-        # API version v1beta16: the image stands in the instance itself, and the disk goes with it.
-        asked = references.resolve(scope, wanted.image, zone, "resource.image")
-        return _kept_disk(
-            wanted.name, pb.AttachedDisk(autoDelete=True), asked, _DEFAULT_TYPE, "resource.image", machine
-        )
-    boots = [disk for disk in wanted.disks if disk.boot] or list(wanted.disks[:1])
-    if len(boots) != 1:
-        raise invalid("resource.disks", "exactly one boot disk must be specified.")
-    if len(wanted.disks) > 1:
-        raise unsupported("resource.disks[1]", "only the boot disk can be made with the instance.")
-    disk = boots[0]
-    if disk.source:
-        raise unsupported(f"{field}.source", "an instance cannot begin from an existing disk here.")
-    if disk.type == "SCRATCH" or disk.mode == "READ_ONLY":
-        raise unsupported(
-            f"{field}.{'type' if disk.type == 'SCRATCH' else 'mode'}",
-            "the boot disk must be PERSISTENT and READ_WRITE.",
-        )
-    initial, field = disk.initializeParams, f"{field}.initializeParams"
-    if initial.sourceSnapshot:
-        raise unsupported(f"{field}.sourceSnapshot", "it is not supported here.")
-    if not initial.sourceImage:
-        raise required(f"{field}.sourceImage")
-    asked = references.resolve(scope, initial.sourceImage, zone, f"{field}.sourceImage")
-    if initial.architecture and initial.architecture != templates.architecture(asked.row):
-        raise invalid(f"{field}.architecture", f"'{initial.architecture}'. It is not the image's.")
-    if initial.diskName:
-        naming.check_new_name(initial.diskName, f"{field}.diskName")
-    check_labels(dict(initial.labels), f"{field}.labels")
-    disk_type = _DEFAULT_TYPE
-    if initial.diskType:
-        disk_type = disk_types.for_boot_disk(scope, zone, initial.diskType, f"{field}.diskType")
-    return _kept_disk(wanted.name, disk, asked, disk_type, field, machine)
-
-
-def _kept_disk(
-    instance: str, disk: pb.AttachedDisk, asked: references.Asked, disk_type: DiskType, field: str, machine: Row
-) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    parameters = {"templateid": asked.row["id"]}
-    if disk_type.row is not None:
-        parameters["overridediskofferingid"] = disk_type.row["id"]
-    size = _boot_size(disk, asked.row, disk_type, f"{field}.diskSizeGb", machine, parameters)
-    name = disk.initializeParams.diskName or instance
-    kept = {
-        "name": name,
-        "autoDelete": disk.autoDelete if disk.HasField("autoDelete") else False,
-        "sizeGb": size,
-        "deviceName": "persistent-disk-0",
-        "interface": "SCSI",
-        **{key: value for key, value in fields.kept(disk).items() if key != "initializeParams"},
-    }
-    tags = disk_view.tags_for(name, disk.initializeParams, disk.guestOsFeatures, disk_type, asked)
-    return kept, tags, parameters
-
-
-def _boot_size(
-    disk: pb.AttachedDisk, template: Row, disk_type: DiskType, field: str, machine: Row, parameters: dict[str, str]
-) -> int:
-    """The size in GB that the disk will have, and the parameter that makes it so."""
-    initial = disk.initializeParams
-    least = disk_view.size_gb(int(template.get("size", 0)))
-    size = (initial.diskSizeGb if initial.HasField("diskSizeGb") else 0) or disk.diskSizeGb
-    if size and size < least:
-        raise invalid(field, f"'{size}'. Requested disk size cannot be smaller than the image size ({least} GB)")
-    # Some offerings have a size that no request changes.
-    fixed, what = int(machine.get("rootdisksize") or 0), "machine type"
-    if disk_type.row is not None:
-        fixed, what = 0 if disk_type.row.get("iscustomized") else int(disk_type.row.get("disksize") or 0), "disk type"
-    if fixed:
-        if size and size != fixed:
-            raise invalid(field, f"'{size}'. With this {what} the disk has {fixed} GB.")
-        return fixed
-    if disk_type.row is not None or (size and size != least):
-        parameters["rootdisksize"] = str(size or least)
-    return size or least
 
 
 def _networks(scope: Scope, zone: Zone, wanted: pb.Instance) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -340,7 +260,11 @@ def _free_address(scope: Scope, zone: Zone, network: Row, text: str, field: str)
 def do_insert(run: Run) -> None:
     zone = places.resolve_zone(run.scope, run.payload["zone"])
     try:
-        with claims.name_held(run, zone, run.payload["disk"], run.payload["name"]):
+        with ExitStack() as names:
+            # Payloads from before there were several have the one name only.
+            for position, name in enumerate(run.payload.get("names", [run.payload["disk"]])):
+                step = f"disk-name-free/{position}" if position else "disk-name-free"
+                names.enter_context(claims.name_held(run, zone, name, run.payload["name"], step))
             _insert(run, zone)
     except Exception:
         metadata.forget_metadata(run.scope, run.payload.get("document", ""))
@@ -362,9 +286,12 @@ def _insert(run: Run, zone: Zone) -> None:
         if names := [name for key in payload["keys"] if (name := _key_pair(run, key))]:
             parameters["keypairs"] = ",".join(names)
         run.progress(10)
+        parameters = insert_disks.claimed(run, zone, parameters)
         closed = _deploy(run, zone, parameters, made)
         machine = made["machine"]
         run.set_target_id(number(machine), progress=60, preview=None)
+        if parameters.get("startvm") == "false":
+            insert_disks.attach(run, zone, machine, made)
         if payload["external"]:
             _attach_address(run, machine, made)
         if payload["external"] and not payload.get("early"):
@@ -377,6 +304,8 @@ def _insert(run: Run, zone: Zone) -> None:
         if payload["protect"]:
             run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
         egress.tell(run, closed)
+        if "intent" in payload:
+            intents.forget(run, zone, payload["intent"])
     except Exception:
         # Whatever it was: what is made and not told of would run on at the customer's expense.
         _undo(run, zone, made)
@@ -426,39 +355,41 @@ def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, st
     name until it is expunged: then it is made unique.
     """
     name, owner = parameters["name"], run.scope.project.key
-    tag = partial(_tag_disk, run)
-    branches = {"deploy": partial(run.follow_with, "deploy", "deployVirtualMachine", tag, **parameters)}
+    branches: dict[str, Callable[[], Any]] = {"deploy": partial(_machine, run, "deploy", parameters)}
+    for position, _ in enumerate(run.payload.get("make", ())):
+        branches[insert_disks.key(position)] = partial(insert_disks.make, run, position)
     if run.payload.get("early"):
         branches["address"] = partial(_take_address, run)
     if run.payload.get("closed"):
         branches["egress"] = partial(egress.open_if_wanted, run, run.payload["closed"])
     found = run.together("deploy", branches)
-    failure: CloudStackError | None = None
+    closed, refused = found.pop("egress", None), found["deploy"]
+    failures: list[CloudStackError] = []
     for key, result in found.items():
+        what = "machine" if key == "deploy" else key
         if not isinstance(result, CloudStackError):
-            made |= {_MADE[key]: result["id"]} if key in _MADE else {}
-        elif key in _MADE:
-            made |= {_MADE[key]: result.entity} if result.entity else {}
-            failure = failure or result
-    closed = found.get("egress")
-    refused = found["deploy"]
+            made[what] = result["id"]
+            continue
+        failures.append(result)
+        if result.entity:
+            made[what] = result.entity
     if not isinstance(refused, CloudStackError) or not _is_taken(refused):
         if isinstance(refused, CloudStackError):
             _find_leftover(run, parameters, refused, made)
-        if failure:
-            raise failure
+        if failures:
+            raise failures[0]
         _tag_disk_after(run, refused)
         return closed
-    if isinstance(address := found.get("address"), CloudStackError):
-        raise address
+    if len(failures) > 1:
+        # Another machine has the name, and something else went wrong too.
+        raise failures[1]
     if run.look("name", lambda scope: find.look(scope, zone, name) is not None):
         raise _exists(run, name)
     for attempt in range(find.ATTEMPTS):
         host = naming.host_name(owner, name, attempt)
         own = {**parameters, "name": host, **kept.parameters(kept.pack(kept.NAME, name))}
-        again = partial(run.follow_with, f"deploy/{attempt}", "deployVirtualMachine", tag, **own)
         try:
-            machine = run.step(f"deploy/{attempt}", again)
+            machine = run.step(f"deploy/{attempt}", partial(_machine, run, f"deploy/{attempt}", own))
         except CloudStackError as error:
             if not _is_taken(error):
                 _find_leftover(run, own, error, made)
@@ -470,8 +401,11 @@ def _deploy(run: Run, zone: Zone, parameters: dict[str, str], made: dict[str, st
     raise _exists(run, name)
 
 
-# What each branch makes.
-_MADE = {"deploy": "machine", "address": "address"}
+def _machine(run: Run, key: str, parameters: dict[str, str]) -> dict[str, Any]:
+    """Deploy it, as a part of a step; beside that its boot disk is tagged, where it is made with it."""
+    if "root" in run.payload:
+        return {**roots.deploy(run, key, parameters), "beside": True}
+    return run.follow_with(key, "deployVirtualMachine", partial(_tag_disk, run), **parameters)
 
 
 def _is_taken(refusal: CloudStackError) -> bool:
@@ -571,12 +505,24 @@ def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
     run.forget_preview()
     name = run.payload["name"]
     parts: list[tuple[str, Callable[[], object]]] = []
+    root = insert_disks.root_of(run, made)
+
+    def take_away() -> None:
+        if root is not None:
+            roots.give_back(run, made["machine"], root)
+        destroy(run, made["machine"], "undo-")
+
     if "machine" in made:
-        machine = partial(destroy, run, made["machine"], "undo-")
-        parts.append((f"The instance '{name}' ({made['machine']})", machine))
+        parts.append((f"The instance '{name}' ({made['machine']})", take_away))
+    for key, identity in made.items():
+        if key == "fresh" or key.startswith("disk/"):
+            volume = partial(sources.delete_volume, run, f"undo-{key}", identity)
+            parts.append((f"A disk of '{name}' ({identity})", volume))
     if "address" in made:
         address = partial(run.job, "undo-address", "disassociateIpAddress", id=made["address"])
         parts.append((f"The external address of '{name}' ({made['address']})", address))
     if zone.security_groups:
         parts.append((f"A firewall of '{name}'", partial(projection.release_instance, run, zone, name)))
     clear_away(run, parts)
+    if "intent" in run.payload:
+        intents.release(run, zone, run.payload["intent"])

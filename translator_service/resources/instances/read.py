@@ -19,10 +19,10 @@ from translator_service.networking import networks
 from translator_service.places import Zone
 from translator_service.resources import disk_types, machine_types
 from translator_service.resources.disks import view as disk_view
-from translator_service.resources.disks.find import of_machine
 from translator_service.resources.images import templates
+from translator_service.resources.instances import attached
 from translator_service.resources.instances.find import AWAITED, awaited, find, path, under_way
-from translator_service.resources.instances.view import DETAILS, disk_of, index, to_instance
+from translator_service.resources.instances.view import DETAILS, index, to_instance
 from translator_service.scope import Scope
 
 
@@ -40,9 +40,9 @@ def reading(scope: Scope, zone: Zone, text: str) -> Reading[Message]:
     if not answers:
         return Reading(lambda: to_instance(scope, zone, name, row, None, "insert"))
     sources: list[Any] = [*answers, *catalogs(scope)]
-    if disk_of(row):
+    if attached.is_told_by_details(row):
         return Reading(lambda: to_instance(scope, zone, name, row, None, busy), sources, (busy,))
-    volumes, names, found = of_machine(scope, zone, row, name)
+    volumes, names, found = attached.of_instance(scope, zone, row, name)
     build = lambda: to_instance(scope, zone, name, row, volumes, busy, names.get)  # noqa: E731
     return Reading(build, [*sources, *found], (busy,))
 
@@ -103,8 +103,9 @@ gets(
     "Instances",
     reading,
     calls=("listVirtualMachines", "listVolumes"),
-    differences="One call: the boot disk is told by the machine's details. A machine made elsewhere costs "
-    "three more, side by side, for its disks. Disks attached elsewhere to a machine made here, and the size of a boot "
-    "disk that was resized elsewhere, are shown by list and by disks.get, not by get.",
+    differences="One call while the machine has only its boot disk, which its details tell of, two with further disks. "
+    "A machine made elsewhere costs three more, side by side, for its disks. Disks attached elsewhere to a machine "
+    "that had only its boot disk, and the size of such a boot disk that was resized elsewhere, are shown by list and "
+    "by disks.get, not by get.",
 )
 lists("Instances", _read, calls=("listVirtualMachines", "listVolumes"))

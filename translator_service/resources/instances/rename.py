@@ -12,8 +12,8 @@ from translator_service.kept import details as kept
 from translator_service.kept import tags
 from translator_service.operations.run import Run
 from translator_service.resources.disks.view import boot_name
+from translator_service.resources.instances.attached import disk_of
 from translator_service.resources.instances.find import ATTEMPTS, check_free, path
-from translator_service.resources.instances.view import disk_of
 
 
 def rename(run: Run, row: Row, name: str, changes: dict[str, Any], parameters: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Virtual machines of CloudStack as instances of GCE.
 
 What CloudStack has no field for is kept in VM details (see kept/details.py): network tags, labels, metadata, the
-settings that only GCE knows, and what the boot disk was made with.
+settings that only GCE knows, and what is said of its disks (attached.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from translator_service.networking import networks, subnetworks
 from translator_service.networking.projection import tags_of
 from translator_service.places import Zone
 from translator_service.resources import machine_types
-from translator_service.resources.disks import view as disk_view
-from translator_service.resources.images import templates
+from translator_service.resources.instances import attached
 from translator_service.resources.instances.metadata import metadata_of
 from translator_service.scope import Scope
 
@@ -46,13 +45,12 @@ _STATUS = {
 }
 # What an operation of ours that is not done says about its instance.
 _UNDER_WAY = {"insert": "STAGING", "delete": "STOPPING", "stop": "STOPPING", "start": "STAGING"}
-# What is kept of an instance's settings, of an interface's and of the boot disk's; the rest is kept in its own place.
+# What is kept of an instance's settings and of an interface's; the rest is kept in its own place.
 _SETTINGS = fields.names(pb.Instance.DESCRIPTOR) - {"labels", "tags", "metadata", "disks", "networkInterfaces"} | {
     "hostname"
 }
 _NIC_SETTINGS = fields.names(pb.NetworkInterface.DESCRIPTOR) - {"accessConfigs"}
 _ACCESS_SETTINGS = fields.names(pb.AccessConfig.DESCRIPTOR)
-_DISK_SETTINGS = fields.names(pb.AttachedDisk.DESCRIPTOR) - {"initializeParams"}
 
 
 # Mapping
@@ -99,7 +97,7 @@ def to_instance(
     under_way: str | None,
     disk_name: Callable[[str], str | None] = lambda identity: None,
 ) -> pb.Instance:
-    """A row of listVirtualMachines. volumes: its rows of listVolumes, None when the details tell the boot disk.
+    """A row of listVirtualMachines. volumes: its rows of listVolumes, None when the details tell of its disks.
 
     disk_name: the name of a volume by its uuid, where it is known among those of its zone.
     """
@@ -133,7 +131,7 @@ def to_instance(
     instance.labelFingerprint = label_fingerprint(dict(instance.labels))
     for nic in row.get("nic", []):
         _add_interface(scope, zone, instance, row, nic, config)
-    _add_disks(scope, zone, instance, row, volumes, disk_name)
+    attached.add_to(scope, zone, instance, attached.attached(row, volumes, disk_name))
     if row.get("lastupdated") and row.get("state") == "Running":
         instance.lastStartTimestamp = from_cloudstack(row["lastupdated"])
     elif row.get("lastupdated") and row.get("state") == "Stopped":
@@ -161,12 +159,6 @@ def default_scheduling(scheduling: pb.Scheduling) -> None:
 def labels_of(row: Row) -> dict[str, str]:
     found = kept.unpack(row.get("details") or {}, kept.LABELS, {})
     return {str(key): str(value) for key, value in found.items()}
-
-
-def disk_of(row: Row) -> dict[str, Any]:
-    """What is kept of the boot disk; {} for a machine made elsewhere."""
-    found: dict[str, Any] = kept.unpack(row.get("details") or {}, kept.DISK, {})
-    return found if {"name", "sizeGb"} <= found.keys() else {}
 
 
 def _add_interface(scope: Scope, zone: Zone, instance: pb.Instance, row: Row, nic: Row, config: dict[str, Any]) -> None:
@@ -205,42 +197,6 @@ def _nic_settings(config: dict[str, Any], nic: Row, position: int) -> dict[str, 
     index = int(device) if device.isdecimal() else position
     settings = found[index] if isinstance(found, list) and index < len(found) else None
     return settings if isinstance(settings, dict) else {}
-
-
-def _add_disks(
-    scope: Scope,
-    zone: Zone,
-    instance: pb.Instance,
-    row: Row,
-    volumes: Sequence[Row] | None,
-    disk_name: Callable[[str], str | None],
-) -> None:
-    boot = disk_of(row)
-    rows: list[Row] = sorted(
-        volumes or [], key=lambda volume: (volume.get("type") != "ROOT", int(volume.get("deviceid", 0)))
-    )
-    if volumes is None:
-        size = int(boot["sizeGb"]) << 30
-        rows = [{"type": "ROOT", "name": boot["name"], "size": size, "templateid": row.get("templateid")}]
-    for position, volume in enumerate(rows):
-        is_boot = volume.get("type") == "ROOT"
-        # What is kept of the boot disk is its name when there is no better word: the volume's own is what finds it.
-        name = boot["name"] if volumes is None else disk_name(volume["id"]) or disk_view.name_of(volume)
-        disk = instance.disks.add(
-            kind="compute#attachedDisk",
-            type="PERSISTENT",
-            mode="READ_WRITE",
-            source=scope.links.of(zone.path, "disks", name),
-            deviceName=name,
-            index=position,
-            boot=is_boot,
-            autoDelete=boot.get("autoDelete", True) if is_boot else False,
-            interface="SCSI",
-            diskSizeGb=disk_view.size_gb(int(volume.get("size", 0))),
-            architecture=templates.architecture_of(scope, volume.get("templateid")),
-        )
-        if is_boot:
-            fields.put(disk, boot, _DISK_SETTINGS)
 
 
 # Reading
