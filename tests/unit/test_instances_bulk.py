@@ -176,6 +176,16 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...], int, str]] = [
         "resource.instanceProperties.disks[0].initializeParams.diskName",
     ),
     (
+        {
+            "namePattern": "web-#",
+            "count": 2,
+            "instanceProperties": properties(disks=[pb.AttachedDisk(source="zones/ch-gv2/disks/data-1")]),
+        },
+        (),
+        400,
+        "resource.instanceProperties.disks[0].source",
+    ),
+    (
         {"namePattern": "web-#", "count": 1, "instanceProperties": properties(labels={"A B": "c"})},
         (),
         400,
