@@ -115,7 +115,8 @@ def test_the_second_plan_of_terraform_is_empty(stack: Stack, config: dict[str, A
     terraform = Terraform(stack)
     labels = {"goog-terraform-provisioned": "true", **config.get("labels", {})}
     body = {json_name: config[name] for name, json_name in FORCES_NEW.items() if name in config}
-    operation = terraform.ask("POST", f"{TAKE}?alt=json", {"name": "tf-1", "labels": labels, **body})
+    at = {"sourceDisk": f"projects/demo/zones/{ZONE}/disks/{DISK}", "zone": ZONE}
+    operation = terraform.ask("POST", f"{TAKE}?alt=json", {**at, "name": "tf-1", "labels": labels, **body})
     assert "error" not in stack.finish(operation)
     found = terraform.ask("GET", "/global/snapshots/tf-1?alt=json")
     check_schema(found, "Snapshot")

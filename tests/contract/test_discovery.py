@@ -30,8 +30,9 @@ EXTRA_PARAMETERS = {
 EXTRA_FIELDS = {
     # API version v1beta16, which gcutil can speak: the image of an instance, without boot disk.
     "Instance.image",
-    # libcloud sends it.
+    # libcloud sends the one, Terraform the other.
     "Image.zone",
+    "Snapshot.zone",
     # Of compute beta and alpha.
     "AttachedDiskInitializeParams.guestOsFeatures",
 }

@@ -14,7 +14,7 @@ from gstack.compute.v1 import instances_pb2 as pb
 from simulator import cloud
 from simulator.app import Fault
 from simulator.families.jobs import restart
-from simulator.world import Network, VirtualMachine
+from simulator.world import Network, ServiceOffering, VirtualMachine
 from tests.conftest import Cloud, OpenScope
 from tests.unit.made import ask, first, job, machine, network, until
 from tests.unit.test_firewalls import insert as insert_firewall
@@ -750,6 +750,24 @@ def test_an_answer_that_is_lost(scope: Scope, operations: Finish, simulated: Clo
 def test_protected(scope: Scope, operations: Finish) -> None:
     done(scope, operations, insert(scope, wanted(deletionProtection=True)))
     assert get(scope).deletionProtection
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "restarts"),
+    [
+        ({}, True),
+        ({"automaticRestart": False}, False),
+        ({"preemptible": True}, False),
+        ({"automaticRestart": True}, True),
+    ],
+)
+def test_a_machine_of_an_offering_that_restarts(
+    scope: Scope, operations: Finish, simulated: Cloud, scheduling: dict[str, bool], restarts: bool
+) -> None:
+    for offering in simulated.app.world.all(ServiceOffering):
+        offering.offer_ha = True
+    done(scope, operations, insert(scope, wanted(scheduling=pb.Scheduling(**scheduling))))
+    assert row_of(scope)["haenable"] is restarts
 
 
 def test_while_it_runs(scope: Scope, operations: Finish, simulated: Cloud) -> None:

@@ -124,6 +124,8 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 "external": nics[0]["external"],
                 "address": nics[0]["address"],
                 "protect": wanted.deletionProtection,
+                # Machines of such offerings are restarted unless they are told apart.
+                "stays_down": bool(size.row.get("offerha")) and not _restarts(wanted.scheduling),
                 "document": metadata.document_of({"details": details}),
                 "networks": [nic["network"] for nic in nics],
                 "ips": [(nic["network"], nic["ip"]) for nic in nics if nic["ip"]],
@@ -142,6 +144,10 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
             )
 
     return submit
+
+
+def _restarts(scheduling: pb.Scheduling) -> bool:
+    return scheduling.automaticRestart if scheduling.HasField("automaticRestart") else not scheduling.preemptible
 
 
 def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[str, str]:
@@ -301,8 +307,10 @@ def _insert(run: Run, zone: Zone) -> None:
             # With security groups its own rules are in place already, but others may name its tags as their sources.
             row = {"id": machine, "nic": [{"networkid": network} for network in payload["networks"]]}
             projection.refresh_instance(run, "firewall", zone, row, payload["tags"])
-        if payload["protect"]:
-            run.call("protect", "updateVirtualMachine", id=machine, deleteprotection="true")
+        settings = {"deleteprotection": "true"} if payload["protect"] else {}
+        settings |= {"haenable": "false"} if payload.get("stays_down") else {}
+        if settings:
+            run.call("settings", "updateVirtualMachine", id=machine, **settings)
         egress.tell(run, closed)
         if "intent" in payload:
             intents.forget(run, zone, payload["intent"])
