@@ -248,7 +248,6 @@ def test_what_it_cannot_do_yet(gcutil: Gcutil) -> None:
     for method, path, payload in (
         ("GET", "/global/httpHealthChecks?alt=json", None),
         ("POST", "/regions/ch/targetPools?alt=json", {"kind": "compute#targetPool", "name": "x"}),
-        ("POST", "/zones/ch-gv2/instances/x/attachDisk?alt=json", {"source": "x"}),
     ):
         reply = gcutil.send(method, path, payload)
         assert reply.status_code == 400

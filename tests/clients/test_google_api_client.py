@@ -239,6 +239,10 @@ def live(client: Client, zone: str, network: str, name: str) -> None:
 
     take_snapshots(client, zone, name)
     change_disks(client, zone, f"{name}-disk")
+    change_disks_of(client, zone, name)
+    make_images(client, zone, name)
+    change_settings(client, zone, name)
+    make_many(client, zone, wanted)
 
     client.done(client.ask("instances", "delete", **one))
     assert failure(lambda: client.ask("instances", "get", **one)).status_code == 404
@@ -260,6 +264,80 @@ def change_disks(client: Client, zone: str, name: str) -> None:
     assert client.ask("disks", "getIamPolicy", zone=zone, resource=name)["etag"]
     client.done(client.ask("disks", "delete", **one))
     assert failure(lambda: client.ask("disks", "get", **one)).status_code == 404
+
+
+def change_disks_of(client: Client, zone: str, name: str) -> None:
+    one, disk = {"zone": zone, "instance": name}, f"{name}-data"
+    client.done(client.ask("disks", "insert", zone=zone, body={"name": disk, "sizeGb": "3"}))
+    body = {"source": f"zones/{zone}/disks/{disk}", "deviceName": "data"}
+    client.done(client.ask("instances", "attachDisk", **one, body=body))
+    assert client.ask("instances", "get", **one)["disks"][1]["deviceName"] == "data"
+    client.done(client.ask("instances", "detachDisk", **one, deviceName="data"))
+    client.done(client.ask("disks", "delete", zone=zone, disk=disk))
+
+
+def make_images(client: Client, zone: str, disk: str) -> None:
+    name = f"{disk}-image"
+    body = {"name": name, "sourceDisk": f"zones/{zone}/disks/{disk}", "family": name}
+    client.done(client.ask("images", "insert", body=body, forceCreate=True))
+    got = client.ask("images", "get", image=name)
+    view = client.ask("imageFamilyViews", "get", zone=zone, family=name)
+    assert view["image"]["selfLink"] == got["selfLink"]
+    client.done(client.ask("images", "patch", image=name, body={"description": "changed"}))
+    labels = {"labels": {"a": "b"}, "labelFingerprint": got["labelFingerprint"]}
+    client.done(client.ask("images", "setLabels", resource=name, body=labels))
+    client.done(client.ask("images", "deprecate", image=name, body={"state": "DEPRECATED"}))
+    changed = client.ask("images", "get", image=name)
+    assert (changed["description"], changed["labels"], changed["deprecated"]["state"]) == (
+        "changed", {"a": "b"}, "DEPRECATED",
+    )  # fmt: skip
+    asked = {"permissions": ["compute.images.useReadOnly"]}
+    assert client.ask("images", "testIamPermissions", resource=name, body=asked) == asked
+    policy = client.ask("images", "getIamPolicy", resource=name)
+    assert client.ask("images", "setIamPolicy", resource=name, body={"policy": policy})["etag"] == policy["etag"]
+    client.done(client.ask("images", "delete", image=name))
+    assert failure(lambda: client.ask("images", "get", image=name)).status_code == 404
+
+
+def change_settings(client: Client, zone: str, name: str) -> None:
+    one = {"zone": zone, "instance": name}
+    client.done(client.ask("instances", "stop", **one))
+    for method, body in (
+        ("setMachineType", {"machineType": f"zones/{zone}/machineTypes/small"}),
+        ("setScheduling", {"automaticRestart": True, "onHostMaintenance": "MIGRATE"}),
+        ("setServiceAccount", {"email": "default", "scopes": ["https://www.googleapis.com/auth/compute"]}),
+        ("setMinCpuPlatform", {"minCpuPlatform": "Intel Skylake"}),
+        ("updateShieldedInstanceConfig", {"enableVtpm": True}),
+        ("setShieldedInstanceIntegrityPolicy", {"updateAutoLearnPolicy": True}),
+        ("updateDisplayDevice", {"enableDisplay": True}),
+        ("setMachineResources", {"guestAccelerators": []}),
+    ):
+        client.done(client.ask("instances", method, **one, body=body))
+    found = client.ask("instances", "get", **one)
+    assert found["machineType"].endswith("/small") and found["minCpuPlatform"] == "Intel Skylake"
+    client.done(client.ask("instances", "setName", **one, body={"name": f"{name}-new", "currentName": name}))
+    moved = {"zone": zone, "instance": f"{name}-new"}
+    client.done(client.ask("instances", "setName", **moved, body={"name": name, "currentName": f"{name}-new"}))
+    found = client.ask("instances", "get", **one) | {"description": "updated"}
+    client.done(client.ask("instances", "update", **one, body=found))
+    assert client.ask("instances", "get", **one)["description"] == "updated"
+    client.done(client.ask("instances", "start", **one))
+    which, asked = {"zone": zone, "resource": name}, {"permissions": ["compute.instances.get"]}
+    assert client.ask("instances", "testIamPermissions", **which, body=asked) == asked
+    assert client.ask("instances", "getIamPolicy", **which)["version"] == 1
+    assert "items" not in client.ask("instances", "listReferrers", **one)
+    assert failure(lambda: client.ask("instances", "getGuestAttributes", **one)).status_code == 404
+    assert "networkInterface" not in client.ask("instances", "getEffectiveFirewalls", **one, networkInterface="nic0")
+
+
+def make_many(client: Client, zone: str, wanted: dict[str, Any]) -> None:
+    names = [f"{wanted['name']}-{number}" for number in (1, 2)]
+    properties = {"machineType": "micro", "disks": wanted["disks"], "networkInterfaces": wanted["networkInterfaces"]}
+    body = {"count": 2, "namePattern": f"{wanted['name']}-#", "instanceProperties": properties}
+    client.done(client.ask("instances", "bulkInsert", zone=zone, body=body))
+    for name in names:
+        assert client.ask("instances", "get", zone=zone, instance=name)["status"] == "RUNNING"
+        client.done(client.ask("instances", "delete", zone=zone, instance=name))
 
 
 def read_operations(client: Client, zone: str, operation: dict[str, Any]) -> None:
@@ -320,8 +398,9 @@ def test_every_method_of_the_contract_is_answered(stack: Stack, clients: dict[st
     client.ask("regionOperations", "delete", region="ch", operation=left[0]["name"])
     missing = failure(lambda: client.ask("acceleratorTypes", "get", zone="ch-gv2", acceleratorType="gpu"))
     assert (missing.status_code, missing.error_details[0]["reason"]) == (404, "notFound")
-    # There are no accelerators to get, so that this one can only be refused.
-    assert OUR_METHODS - client.answered.methods == {"compute.acceleratorTypes.get"}
+    # There are no accelerators to get, and no attributes of guests: these can only be refused.
+    refused = {"compute.acceleratorTypes.get", "compute.instances.getGuestAttributes"}
+    assert OUR_METHODS - client.answered.methods == refused
 
 
 # Pages, batches, errors

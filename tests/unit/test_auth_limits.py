@@ -32,8 +32,8 @@ WRONG = {"grant_type": "client_credentials", "client_id": "x", "client_secret": 
 
 @pytest.fixture
 def clock() -> Iterator[time_machine.Traveller]:
-    """The present, standing still until a test moves it."""
-    with time_machine.travel(time.time() // 60 * 60 + 1, tick=False) as traveller:
+    """The beginning of this hour, standing still until a test moves it: limits are of minutes, and of hours."""
+    with time_machine.travel(time.time() // 3600 * 3600 + 1, tick=False) as traveller:
         yield traveller
 
 

@@ -24,6 +24,7 @@ from gstack.compute.v1.firewalls_pb2 import Firewall
 from gstack.compute.v1.instances_pb2 import AttachedDisk, Instance, InstanceAggregatedList, InstanceList, Tags
 from gstack.compute.v1.operations_pb2 import Operation
 from gstack.compute.v1.projects_pb2 import Project
+from gstack.compute.v1.zones_pb2 import Zone
 from gstack.kernel.contract import decision, enum_values, http_rule, is_map, services
 from gstack.kernel.errors import ApiError
 
@@ -251,7 +252,7 @@ def test_an_unknown_field_that_says_something_is_refused(something: str) -> None
         (Disk, '{"sizeGb": ' + "9" * 400 + "}", None),
         (Disk, '{"sizeGb": "' + "9" * 5000 + '"}', "resource.sizeGb"),
         (Disk, '{"sizeGb": NaN}', None),
-        (Disk, '{"id": -1}', "resource.id"),
+        (Zone, '{"id": -1}', "resource.id"),
         (Firewall, '{"priority": 2147483648}', "resource.priority"),
         (Firewall, '{"disabled": "yes"}', "resource.disabled"),
         (Firewall, '{"disabled": 1}', "resource.disabled"),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import time
+
 import pytest
+import time_machine
 
 from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import subnetworks_pb2 as pb
@@ -92,7 +95,8 @@ def test_a_network_in_several_zones_of_a_region_has_a_subnetwork_of_its_name(sco
 
 def test_names_never_collide(scope: Scope) -> None:
     network(scope, "default")
-    second = network(scope, "Default")
+    with time_machine.travel(time.time() + 2):
+        second = network(scope, "Default")
     found = ask(scope, "Subnetworks.List", common_pb2.ListInRegionRequest(project="demo", region="ch-zh"))
     expected = ["default-ch-zh-1", f"default-ch-zh-1-{second['id'][:8]}", "net-a"]
     assert [item.name for item in found.items] == expected

@@ -140,14 +140,14 @@ def _tagged(client: Client, parameters: dict[str, str], entity: str | None) -> O
 
 
 def _created_volume(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
-    """A blank one is there from its submit on, one from a snapshot when it is copied. Without its id nothing tells
-    that a volume is this one."""
+    """A blank one is there from its submit on, one from a snapshot when it is copied: nobody copies on when the job is
+    over. Without its id nothing tells that a volume is this one."""
     rows = _rows(client, "listVolumes", id=entity) if entity else []
     if not rows:
         raise without_result("createVolume", entity)
-    if rows[0].get("state") in ("Allocated", "Ready"):
+    if rows[0].get("state") == "Ready" or (rows[0].get("state") == "Allocated" and "snapshotid" not in parameters):
         return Done({"id": entity, "volume": rows[0]})
-    return None
+    raise without_result("createVolume", entity)
 
 
 def _attached(client: Client, parameters: dict[str, str], entity: str | None) -> Outcome:
