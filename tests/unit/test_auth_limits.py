@@ -32,8 +32,14 @@ WRONG = {"grant_type": "client_credentials", "client_id": "x", "client_secret": 
 
 @pytest.fixture
 def clock() -> Iterator[time_machine.Traveller]:
-    """The beginning of this hour, standing still until a test moves it: limits are of minutes, and of hours."""
-    with time_machine.travel(time.time() // 3600 * 3600 + 1, tick=False) as traveller:
+    """The present, standing still until a test moves it: limits are of minutes and of hours, so none ends by itself.
+
+    Never more than a minute ago: gRPC's own clock goes on.
+    """
+    now = time.time() // 60 * 60 + 1
+    if now % 3600 > 3000:
+        now += 3600 - now % 3600 + 1
+    with time_machine.travel(now, tick=False) as traveller:
         yield traveller
 
 
