@@ -122,7 +122,7 @@ def test_renewed_certificates_are_taken_without_a_restart(secured: Stack, certif
         assert secured.call("GET", "/zones", token=token).status_code == 200
         return "certificate_renewed" in secured.log("gateway") and served(secured, certificates) == new
 
-    until(taken, pause=0.2)
+    until(taken, pause=0.2, told=lambda: (new, served(secured, certificates), secured.log("translator")[-2000:]))
     assert secured.call("GET", "/zones", token=secured.token()).status_code == 200
 
 
