@@ -141,8 +141,12 @@ def to_instance(
 
 
 def instance_fingerprint(row: Row) -> bytes:
-    """Of all that can be changed of an instance, whatever its state and whether CloudStack shows it yet."""
-    ours = sorted(f"{key}={text}" for key, text in (row.get("details") or {}).items() if key.startswith(kept.PREFIX))
+    """Of all that an update can change of an instance, whatever its state and whether CloudStack shows it yet: not of
+    its disks, which have methods of their own."""
+    found = (row.get("details") or {}).items()
+    ours = sorted(
+        f"{key}={text}" for key, text in found if key.startswith(kept.PREFIX) and not key.startswith(kept.DISK)
+    )
     size = (row.get("serviceofferingid", ""), str(row.get("cpunumber")), str(row.get("memory")))
     return fingerprint("instance", row["name"], *size, str(bool(row.get("deleteprotection"))), *ours)
 
