@@ -20,7 +20,7 @@ import orjson
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import images_pb2 as pb
-from gstack.kernel.errors import ApiError, already_exists, invalid, not_found, unsupported
+from gstack.kernel.errors import ApiError, already_exists, invalid, unsupported
 from translator_service import places
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
@@ -149,16 +149,8 @@ def _source(scope: Scope, wanted: pb.Image, *, forced: bool) -> _Source:
 
 
 def _disk(scope: Scope, text: str, *, forced: bool) -> _Source:
-    name = "resource.sourceDisk"
-    reference = parse(text, name)
-    if reference.region:
-        raise unsupported(name, f"'{text}'. There are no regional disks.")
-    if reference.collection != "disks" or not reference.zone:
-        raise invalid(name, f"'{text}'. The URL does not name a disk of a zone.")
-    if not scope.owns(reference):
-        raise not_found(f"projects/{reference.project}/zones/{reference.zone}/disks/{reference.name}")
-    zone = places.resolve_zone(scope, reference.zone)
-    if intent := intents.find(scope, zone, reference.name):
+    zone, asked = disks.reference(scope, text, "resource.sourceDisk")
+    if intent := intents.find(scope, zone, asked):
         path = scope.links.path(zone.path, "disks", intent.name)
         intents.check_unused(scope, zone, intent)
         row = templates(scope).find(intent.template)
@@ -167,7 +159,7 @@ def _disk(scope: Scope, text: str, *, forced: bool) -> _Source:
         return _Source(
             "image", row["id"], size_gb(int(row.get("size") or 0)), row, _told("sourceDisk", path, intent.id)
         )
-    shown, row, _ = disks.find(scope, zone, reference.name)
+    shown, row, _ = disks.find(scope, zone, asked)
     _check_disk(scope, zone, shown, row, forced=forced)
     template = (templates(scope).find(row["templateid"]) if row.get("templateid") else None) or {}
     path = scope.links.path(zone.path, "disks", shown)
@@ -203,16 +195,8 @@ def _is_running(row: Row) -> bool:
 
 
 def _snapshot(scope: Scope, text: str) -> _Source:
-    name = "resource.sourceSnapshot"
-    reference = parse(text, name)
-    if reference.collection not in ("", "snapshots"):
-        raise invalid(name, f"'{text}'. The URL does not name a snapshot.")
-    if not scope.owns(reference):
-        raise not_found(f"projects/{reference.project}/global/snapshots/{reference.name}")
-    shown, row, _ = snapshots.find(scope, reference.name)
+    shown, row = snapshots.resolve(scope, text, "resource.sourceSnapshot")
     path = scope.links.path("global", "snapshots", shown)
-    if row.get("state") != "BackedUp":
-        raise ApiError(400, f"The resource '{path}' is not ready", "resourceNotReady", name)
     found = scope.client.read("listVolumes", id=row["volumeid"]).items if row.get("volumeid") else []
     template = (templates(scope).find(found[0]["templateid"]) if found and found[0].get("templateid") else None) or {}
     kept = details.unpack(tags.of(row), tags.SNAPSHOT, {})

@@ -17,14 +17,13 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import disks_pb2 as pb
 from gstack.compute.v1.snapshots_pb2 import Snapshot
-from gstack.kernel.errors import ApiError, already_exists, invalid, not_found
+from gstack.kernel.errors import ApiError, already_exists, invalid
 from translator_service import places
 from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
 from translator_service.cloudstack.jobs import object_of
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.labels import check_labels
-from translator_service.gce.links import parse
 from translator_service.gce.naming import number
 from translator_service.gce.times import cloudstack_time
 from translator_service.kept import tags
@@ -197,16 +196,8 @@ def _inheriting(wanted: pb.Disk, source: pb.Disk | Snapshot) -> pb.Disk:
 
 
 def _from_snapshot(scope: Scope, zone: Zone, wanted: pb.Disk) -> dict[str, Any]:
-    field, text = "resource.sourceSnapshot", wanted.sourceSnapshot
-    reference = parse(text, field)
-    if reference.collection not in ("", "snapshots"):
-        raise invalid(field, f"'{text}'. The URL does not name a snapshot.")
-    if not scope.owns(reference):
-        raise not_found(f"projects/{reference.project}/global/snapshots/{reference.name}")
-    name, row, _ = snapshots.find(scope, reference.name)
+    name, row = snapshots.resolve(scope, wanted.sourceSnapshot, "resource.sourceSnapshot")
     shown = snapshots.to_snapshot(scope, row, name)
-    if shown.status != "READY":
-        raise ApiError(400, f"The resource '{scope.links.path('global', 'snapshots', name)}' is not ready", _NOT_READY)
     wanted = _inheriting(wanted, shown)
     source = {"snapshot": name, "sourceId": str(shown.id)}
     plan = _from_copy(scope, zone, wanted, _disk_of(scope, row), source, ("snapshot", shown.diskSizeGb))

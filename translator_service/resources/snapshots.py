@@ -156,6 +156,19 @@ def find(scope: Scope, text: str) -> tuple[str, Row, list[Answer]]:
     return found
 
 
+def resolve(scope: Scope, text: str, field: str) -> tuple[str, Row]:
+    """(GCE name, row) of the snapshot that a reference means, from which something can be made. Raises 400 and 404."""
+    reference = parse(text, field)
+    if reference.collection not in ("", "snapshots"):
+        raise invalid(field, f"'{text}'. The URL does not name a snapshot.")
+    if not scope.owns(reference):
+        raise not_found(f"projects/{reference.project}/global/snapshots/{reference.name}")
+    name, row, _ = find(scope, reference.name)
+    if row.get("state") != _USABLE:
+        raise ApiError(400, f"The resource '{_path(scope, name)}' is not ready", "resourceNotReady", field)
+    return name, row
+
+
 def _by_id(scope: Scope, text: str) -> tuple[str, Row, list[Answer]] | None:
     known = scope.environment.ids.find(int(text)) if naming.is_number(text) else text
     try:
@@ -277,14 +290,7 @@ def _reference(scope: Scope, text: str) -> tuple[Zone, str]:
     field = "resource.sourceDisk"
     if not text:
         raise required(field)
-    reference = parse(text, field)
-    if reference.region:
-        raise unsupported(field, f"'{text}'. There are no regional disks.")
-    if reference.collection != "disks" or not reference.zone:
-        raise invalid(field, f"'{text}'. The URL does not name a disk of a zone.")
-    if not scope.owns(reference):
-        raise not_found(f"projects/{reference.project}/zones/{reference.zone}/disks/{reference.name}")
-    return places.resolve_zone(scope, reference.zone), reference.name
+    return disk_find.reference(scope, text, field)
 
 
 def _submit(scope: Scope, zone: Zone, text: str, wanted: pb.Snapshot, type: str) -> Message:

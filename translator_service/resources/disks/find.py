@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gstack.kernel.errors import not_found
+from gstack.kernel.errors import invalid, not_found, unsupported
+from translator_service import places
 from translator_service.cloudstack.client import Answer, all_rows
 from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
+from translator_service.gce.links import parse
 from translator_service.gce.naming import number, slug
 from translator_service.kept import tags
 from translator_service.places import Zone
@@ -36,6 +38,18 @@ def find(scope: Scope, zone: Zone, name: str) -> tuple[str, Row, list[Answer]]:
     if found is None:
         raise not_found(scope.links.path(zone.path, "disks", name))
     return found
+
+
+def reference(scope: Scope, text: str, field: str) -> tuple[Zone, str]:
+    """The zone, and what a reference calls a disk there. Raises 400 and 404."""
+    found = parse(text, field)
+    if found.region:
+        raise unsupported(field, f"'{text}'. There are no regional disks.")
+    if found.collection != "disks" or not found.zone:
+        raise invalid(field, f"'{text}'. The URL does not name a disk of a zone.")
+    if not scope.owns(found):
+        raise not_found(f"projects/{found.project}/zones/{found.zone}/disks/{found.name}")
+    return places.resolve_zone(scope, found.zone), found.name
 
 
 def _by_id(scope: Scope, zone: Zone, text: str) -> tuple[str, Row, list[Answer]] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gstack.compute.v1 import instances_pb2 as pb
-from gstack.kernel.errors import ApiError, invalid, not_found, required, unsupported
+from gstack.kernel.errors import invalid, required, unsupported
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
@@ -310,7 +310,7 @@ def _from_snapshot(
     """A disk that is to be made from a snapshot. Only that of a boot disk may get another offering; a disk of a
     larger size is made as it was, and grows (recordings, Surprises 110 and 111)."""
     initial, below = disk.initializeParams, f"{where}.initializeParams"
-    shown, row = _snapshot(scope, initial.sourceSnapshot, f"{below}.sourceSnapshot")
+    shown, row = snapshots.resolve(scope, initial.sourceSnapshot, f"{below}.sourceSnapshot")
     least = disk_view.size_gb(int(row.get("virtualsize") or 0))
     size = initial.diskSizeGb or disk.diskSizeGb
     if size and size < least:
@@ -343,20 +343,6 @@ def _from_snapshot(
     found.make.append(made)
     found.names.append(name)
     return {"make": len(found.make) - 1, "name": name, "size": size, "volume": volume}
-
-
-def _snapshot(scope: Scope, text: str, where: str) -> tuple[str, Row]:
-    """(GCE name, row) of a snapshot that a disk can be made from. Raises 400 and 404."""
-    reference = parse(text, where)
-    if reference.collection not in ("", "snapshots"):
-        raise invalid(where, f"'{text}'. The URL does not name a snapshot.")
-    if not scope.owns(reference):
-        raise not_found(f"projects/{reference.project}/global/snapshots/{reference.name}")
-    name, row, _ = snapshots.find(scope, reference.name)
-    if row.get("state") != "BackedUp":
-        path = scope.links.path("global", "snapshots", name)
-        raise ApiError(400, f"The resource '{path}' is not ready", "resourceNotReady", where)
-    return name, row
 
 
 # The operation
