@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError, already_exists, invalid, unsupported
 from translator_service import places
-from translator_service.cloudstack.errors import CloudStackError
+from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.labels import check_labels
@@ -355,7 +355,7 @@ def _rows(scope: Scope, template: str) -> list[Row]:
     try:
         return scope.client.read("listTemplates", templatefilter="self", id=template).items
     except CloudStackError as error:
-        if error.code not in (431, 531):
+        if error.code not in NO_SUCH_ROW:
             raise
         return []
 
