@@ -45,6 +45,7 @@ RUN cd /build/source && /opt/build/bin/python -m pip wheel --quiet --no-deps --n
 
 FROM runtime AS service
 COPY --from=build /opt/gstack /opt/gstack
+COPY deploy/images/healthy /usr/local/bin/healthy
 ENV PATH=/opt/gstack/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -57,7 +58,7 @@ ENTRYPOINT ["gstack"]
 FROM service AS simulator
 COPY --from=packages /images/simulator/ /
 EXPOSE 5003
-HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 CMD ["gstack", "health", "simulator"]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 CMD ["healthy", "simulator"]
 CMD ["simulator", "--listen", "0.0.0.0:5003"]
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -76,7 +77,7 @@ ENV GSTACK_AUTH_LISTEN=0.0.0.0:5002 \
     GSTACK_SEALING_KEY_FILE=/etc/gstack/secrets/sealing.key \
     GSTACK_MASTER_KEY_FILE=/etc/gstack/secrets/master.key
 EXPOSE 5002 9000
-HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["gstack", "health", "auth"]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["healthy", "auth"]
 CMD ["auth"]
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -94,7 +95,7 @@ ENV GSTACK_TRANSLATOR_LISTEN=0.0.0.0:5001 \
     GSTACK_TRANSLATOR_METRICS_LISTEN=0.0.0.0:9000 \
     GSTACK_SEALING_KEY_FILE=/etc/gstack/secrets/sealing.key
 EXPOSE 5001 9000
-HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["gstack", "health", "translator"]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["healthy", "translator"]
 CMD ["translator"]
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -111,7 +112,7 @@ COPY --from=packages /images/gateway/ /
 ENV GSTACK_GATEWAY_LISTEN=0.0.0.0:5000 \
     GSTACK_GATEWAY_METRICS_LISTEN=0.0.0.0:9000
 EXPOSE 5000 9000
-HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["gstack", "health", "gateway"]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["healthy", "gateway"]
 CMD ["gateway"]
 ARG VERSION=dev
 ARG REVISION=unknown

@@ -16,6 +16,8 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml hatch_build.py $(shell find
 run: setup
 	$(BIN)/gstack up --demo
 
+# Services are started by the hundred, and do not compile themselves each time.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 

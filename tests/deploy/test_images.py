@@ -47,7 +47,7 @@ def test_an_image_says_how_it_is_run_and_where_it_comes_from(
     assert about["User"] == "10001:10001"
     assert about["Entrypoint"] == ["gstack"] and about["Cmd"][0] == service
     assert about["StopSignal"] == "SIGTERM"
-    assert about["Healthcheck"]["Test"] == ["CMD", "gstack", "health", service]
+    assert about["Healthcheck"]["Test"] == ["CMD", "healthy", service]
     own = {name.removeprefix("org.opencontainers.image."): value for name, value in about["Labels"].items()}
     assert own["title"] == f"gstack {service}" and own["licenses"] == "Apache-2.0"
     assert own["version"] == TAG and own["description"] and own["revision"] and own["source"]
@@ -108,6 +108,12 @@ def test_a_container_runs_on_a_file_system_that_cannot_be_written(docker: Docker
         assert docker.inspect(container)["State"]["ExitCode"] == 0
     finally:
         docker("rm", "-f", container, check=False)
+
+
+@each
+def test_nobody_who_answers_is_not_healthy(docker: Docker, images: dict[str, str], service: str) -> None:
+    code = f"healthy {service} && echo well || echo not well"
+    assert docker("run", "--rm", "--entrypoint", "sh", images[service], "-c", code, check=False) == "not well"
 
 
 def test_other_commands_run_too(docker: Docker, images: dict[str, str]) -> None:
