@@ -24,6 +24,17 @@ from tests.waits import LONG, until
 
 API_KEY, SECRET_KEY, PROJECT = "demo-api-key", "demo-secret-key", "demo"
 _ESTABLISHED = "01"
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts for a module starts once: its tests go to one worker. A stack costs seconds of CPU."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        if fixtures is None or item.get_closest_marker("xdist_group") or not item.path.is_relative_to(_HERE):
+            continue
+        if any(one.scope == "module" for found in fixtures.name2fixturedefs.values() for one in found):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def free_ports(count: int) -> list[int]:
