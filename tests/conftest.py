@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import shutil
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +17,11 @@ from typing import Any
 import hypothesis
 import pytest
 import requests
+import sqlalchemy as sa
 import uvicorn
+from dbos import _dbos as dbos_module
 
+from gstack.kernel.database import sqlite_file
 from gstack.kernel.sealing import Keyring
 from gstack.kernel.settings import Settings
 from simulator import cloud
@@ -38,6 +44,19 @@ resources.load()
 # What a test proves does not depend on how busy the machine is.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What all the modules have made stays: looking for garbage in it again and again takes as long as many tests."""
+    gc.collect()
+    gc.freeze()
+
+
+@sa.event.listens_for(sa.Engine, "connect")
+def _without_waiting_for_the_disk(connection: Any, _: Any) -> None:
+    """No test cuts the power: what SQLite has written is there, also when its process is killed."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 def recorded(file: str, name: str, *, index: int = 0) -> dict[str, Any]:
@@ -105,9 +124,21 @@ def simulated(cloud_server: Cloud) -> Cloud:
     return cloud_server
 
 
+@pytest.fixture(scope="session")
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of the translator: a copy is there at once, its migrations take longer than most tests."""
+    found = tmp_path_factory.mktemp("migrated") / "translator.sqlite"
+    # The last connection that closes leaves all in the one file.
+    open_store(f"sqlite:///{found}").engine.dispose()
+    return found
+
+
 @pytest.fixture
-def environment(simulated: Cloud, tmp_path: Path) -> Iterator[Environment]:
+def environment(simulated: Cloud, tmp_path: Path, _migrated: Path) -> Iterator[Environment]:
     settings = Settings(state_dir=tmp_path, cloudstack_url=simulated.url)
+    file = sqlite_file(settings.translator_database())
+    assert file is not None
+    shutil.copyfile(_migrated, file)
     made = Environment(
         settings=settings,
         endpoint=Endpoint(simulated.url, connections=8, timeout=LONG),
@@ -153,19 +184,40 @@ def scope(scope_for: OpenScope) -> Scope:
     return scope_for()
 
 
-@pytest.fixture(scope="session")
-def _workflows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Environment], None]]:
-    """DBOS is one a process: it is launched once, and each test's environment is put under it."""
-    started: list[engine_module.Engine] = []
+class _Told(engine_module.Engine):
+    """Says when an operation has come to its end, so that nobody looks again and again."""
 
-    def use(environment: Environment) -> None:
+    def __init__(self, environment: Environment, executor: str):
+        super().__init__(environment, executor)
+        self.ended = threading.Condition()
+
+    def start(self) -> None:
+        super().start()
+        # DBOS looks for what is gone on with once a second: every crash in a test would wait for that.
+        queue = dbos_module._get_dbos_instance()._registry.get_internal_queue()
+        assert queue._polling_interval_sec == 1.0
+        queue._polling_interval_sec = 0.06
+
+    def _end(self, *arguments: Any) -> None:
+        super()._end(*arguments)
+        with self.ended:
+            self.ended.notify_all()
+
+
+@pytest.fixture(scope="session")
+def _workflows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Environment], threading.Condition]]:
+    """DBOS is one a process: it is launched once, and each test's environment is put under it."""
+    started: list[_Told] = []
+
+    def use(environment: Environment) -> threading.Condition:
         if not started:
             folder = tmp_path_factory.mktemp("workflows")
             settings = environment.settings.model_copy(update={"state_dir": folder})
             first = Environment(**{**vars(environment), "settings": settings})
-            started.append(engine_module.Engine(first, "tests"))
+            started.append(_Told(first, "tests"))
             started[0].start()
         started[0].use(environment)
+        return started[0].ended
 
     yield use
     for one in started:
@@ -173,9 +225,11 @@ def _workflows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[E
 
 
 @pytest.fixture
-def operations(environment: Environment, _workflows: Callable[[Environment], None]) -> Callable[[Scope, Any], Any]:
+def operations(
+    environment: Environment, _workflows: Callable[[Environment], threading.Condition]
+) -> Callable[[Scope, Any], Any]:
     """Runs operations for real; call it with a scope and an Operation to get the finished row."""
-    _workflows(environment)
+    ended = _workflows(environment)
 
     def finish(scope: Scope, operation: Any) -> Any:
         row: Any = None
@@ -185,7 +239,12 @@ def operations(environment: Environment, _workflows: Callable[[Environment], Non
             row = environment.store.operation_by_name(operation.name)
             return row is not None and row["status"] == "DONE"
 
-        until(done, pause=0.01, told=lambda: row)
+        end = time.monotonic() + LONG
+        with ended:
+            while not done():
+                assert time.monotonic() < end, f"waited in vain: {row}"
+                # An engine of the test's own tells nobody.
+                ended.wait(0.2)
         return row
 
     return finish
