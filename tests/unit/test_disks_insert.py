@@ -16,6 +16,7 @@ from simulator.families.jobs import restart
 from simulator.world import DiskOffering, Snapshot, Volume
 from tests.conftest import LINK_BASE, Cloud, OpenScope
 from tests.unit import test_instances as instances
+from tests.unit.killed import killed_in_each
 from tests.unit.made import ask, first, job, machine, until, volume
 from tests.unit.test_disks import Calls, get
 from tests.unit.test_disks import names as listed
@@ -24,7 +25,6 @@ from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.kept import tags
 from translator_service.operations import engine
-from translator_service.operations.run import Parked, Run
 from translator_service.resources.disks import intents
 from translator_service.scope import Scope
 
@@ -420,38 +420,15 @@ def test_a_translator_dies_in_any_step(
 ) -> None:
     """Each step is interrupted once: when it is done, and written down or not."""
     snapshot(web, operations, "data-1")
-    before, died = left_behind(simulated), interrupted(monkeypatch, kept=kept)
+    before, killer = left_behind(simulated), killed_in_each(monkeypatch, "recorded" if kept else "done")
     row = done(web, operations, insert(web, **WAYS[way]()))
-    assert len(died) > 2
+    assert len(killer.died) > 2
     volumes, taken = left_behind(simulated)
     assert volumes == sorted([*before[0], *(["disk-1"] if way != "image" else [])])
     assert taken == before[1]
     found = get(web, "disk-1")
     assert str(found.id) == row["target_id"]
     assert simulated.calls.get("createVolume", 0) == (1 if way == "image" else 2)
-
-
-def interrupted(monkeypatch: pytest.MonkeyPatch, *, kept: bool) -> set[str]:
-    """From now on each step is interrupted once. kept: after it was written down. Returns the names of those."""
-    died: set[str] = set()
-    plain = Run.step
-
-    def step(run: Run, name: str, function: Callable[[], Any]) -> Any:
-        def work() -> Any:
-            found = function()
-            if not kept and name not in died:
-                died.add(name)
-                raise Parked("died", 0.0)
-            return found
-
-        found = plain(run, name, work)
-        if name not in died:
-            died.add(name)
-            raise Parked("died", 0.0)
-        return found
-
-    monkeypatch.setattr(Run, "step", step)
-    return died
 
 
 @pytest.mark.parametrize(

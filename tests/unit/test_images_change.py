@@ -11,12 +11,12 @@ from gstack.compute.v1 import common_pb2, iam_pb2, image_family_views_pb2
 from gstack.compute.v1 import images_pb2 as pb
 from simulator.world import Account, Template
 from tests.conftest import Cloud, OpenScope
+from tests.unit.killed import killed_once
 from tests.unit.made import ask, first, job, machine, tag
 from tests.unit.test_images_insert import (
     DISK,
     PROJECT,
     Finish,
-    crash_at,
     done,
     failed,
     get,
@@ -204,9 +204,9 @@ def test_killed_between_two_steps_of_deleting(
     step: str,
     kept: bool,
 ) -> None:
-    died = crash_at(monkeypatch, position, kept=kept)
+    killer = killed_once(monkeypatch, position, kept=kept)
     done(plain, operations, delete(plain))
-    assert died == [step] and templates_of(simulated) == [] and simulated.calls["deleteTemplate"] == 1
+    assert killer.died == [step] and templates_of(simulated) == [] and simulated.calls["deleteTemplate"] == 1
 
 
 # Deprecate
@@ -319,9 +319,9 @@ def test_labels(web: Scope, operations: Finish) -> None:
 def test_killed_between_two_steps_of_a_change(
     plain: Scope, operations: Finish, monkeypatch: pytest.MonkeyPatch, position: int, step: str, kept: bool
 ) -> None:
-    died = crash_at(monkeypatch, position, kept=kept)
+    killer = killed_once(monkeypatch, position, kept=kept)
     done(plain, operations, patch(plain, family="other"))
-    assert died == [step] and get(plain).family == "other"
+    assert killer.died == [step] and get(plain).family == "other"
 
 
 def test_one_that_is_gone_meanwhile(web: Scope, operations: Finish) -> None:

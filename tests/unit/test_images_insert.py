@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from simulator.app import Fault
 from simulator.families.jobs import restart
 from simulator.world import Account, Snapshot, Template, VirtualMachine
 from tests.conftest import LINK_BASE, Cloud, OpenScope
+from tests.unit.killed import killed_once
 from tests.unit.made import ask, first, job, machine, until, volume
 from translator_service import places
 from translator_service.cloudstack import jobs
@@ -462,29 +462,6 @@ def test_a_restart_of_cloudstack_in_the_middle(web: Scope, operations: Finish, s
     assert templates_of(simulated) == (["img-1"] if ready else [])
 
 
-def crash_at(monkeypatch: pytest.MonkeyPatch, wanted: int, *, kept: bool) -> list[str]:
-    """The translator dies at the step of this number, before or after its result is kept; another goes on at once."""
-    seen: list[str] = []
-    real, counter = Run.step, itertools.count()
-
-    def step(self: Run, name: str, function: Callable[[], Any]) -> Any:
-        if next(counter) != wanted:
-            return real(self, name, function)
-        seen.append(name)
-        if kept:
-            real(self, name, function)
-            raise Parked("killed", 0.0)
-
-        def dies() -> Any:
-            function()
-            raise Parked("killed", 0.0)
-
-        return real(self, name, dies)
-
-    monkeypatch.setattr(Run, "step", step)
-    return seen
-
-
 STEPS = [
     "name-free", "disk", "snapshot", "snapshot/usable", "template", "tags", "details", "clean", "snapshot/delete",
 ]  # fmt: skip
@@ -502,9 +479,9 @@ def test_killed_between_two_steps_of_a_running_machines(
     kept: bool,
 ) -> None:
     machine(scope, "web-1")
-    died = crash_at(monkeypatch, position, kept=kept)
+    killer = killed_once(monkeypatch, position, kept=kept)
     done(scope, operations, insert(scope, force=True, labels={"a": "b"}))
-    assert died == [step]
+    assert killer.died == [step]
     assert dict(get(scope).labels) == {"a": "b"} and templates_of(simulated) == ["img-1"]
     assert simulated.app.world.all(Snapshot) == []
     assert simulated.calls["createTemplate"] == simulated.calls["createSnapshot"] == 1
@@ -521,9 +498,9 @@ def test_killed_between_two_steps_of_a_file(
     step: str,
     kept: bool,
 ) -> None:
-    died = crash_at(monkeypatch, position, kept=kept)
+    killer = killed_once(monkeypatch, position, kept=kept)
     done(scope, operations, of_file(scope))
-    assert died == [step]
+    assert killer.died == [step]
     assert templates_of(simulated) == ["img-1"] and simulated.calls["registerTemplate"] == 1
 
 
@@ -532,9 +509,9 @@ def test_killed_between_two_steps_of_a_file(
 def test_killed_between_two_steps_of_a_second_name(
     scope: Scope, operations: Finish, monkeypatch: pytest.MonkeyPatch, position: int, step: str, kept: bool
 ) -> None:
-    died = crash_at(monkeypatch, position, kept=kept)
+    killer = killed_once(monkeypatch, position, kept=kept)
     row = done(scope, operations, insert(scope, sourceImage="global/images/linux-debian-12-64-bit"))
-    assert died == [step]
+    assert killer.died == [step]
     assert own(scope) == ["img-1"] and row["target_id"] == str(get(scope).id)
 
 

@@ -12,6 +12,7 @@ from gstack.compute.v1 import instances_pb2 as pb
 from simulator.app import Fault
 from simulator.world import ServiceOffering
 from tests.conftest import Cloud
+from tests.unit.killed import killed_once
 from tests.unit.made import ask, job, machine
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
@@ -31,7 +32,6 @@ from tests.unit.test_instances import (
 from translator_service.cloudstack import jobs
 from translator_service.gce import naming
 from translator_service.operations.engine import replay
-from translator_service.operations.run import Parked, Run
 from translator_service.resources import machine_types
 from translator_service.scope import Scope
 
@@ -763,28 +763,13 @@ def test_a_crash_after_any_step(
     step: str,
 ) -> None:
     machine(scope, "web-1")
-    plain = Run.step
-    seen: list[str] = []
-    died: list[str] = []
-
-    def dying(run: Run, name: str, function: Callable[[], Any]) -> Any:
-        def work() -> Any:
-            result = function()
-            seen.append(name)
-            if name == step and not died:
-                died.append(name)
-                raise Parked("the translator died", 0.02)
-            return result
-
-        return plain(run, name, work)
-
-    monkeypatch.setattr(Run, "step", dying)
+    killer = killed_once(monkeypatch, step)
     sent = begun(scope)
     simulated.app.calls.clear()
     done(scope, begin(), sent)
-    assert bool(died) == bool(step)
+    assert killer.died == ([step] if step else [])
     expected = next(steps for one, steps in STEPS if one is begun)
-    assert set(expected) - {"firewall"} <= set(seen)
+    assert set(expected) - {"firewall"} <= {*killer.died, *killer.steps}
     # Jobs are found again, and not begun twice.
     for command in ("stopVirtualMachine", "scaleVirtualMachine", "createTags", "startVirtualMachine"):
         assert simulated.calls.get(command, 0) <= 1, command

@@ -12,7 +12,7 @@ from simulator import cloud
 from simulator.app import Fault
 from simulator.world import Template
 from tests.conftest import Cloud, OpenScope
-from tests.unit.killed import Killer
+from tests.unit.killed import killed_in_each
 from tests.unit.made import ask, first, job, machine, until, volume
 from tests.unit.test_attached_disks import COMMON, attach, auto_delete, calls, detach, disk, disk_names, listed, stop
 from tests.unit.test_disks import Calls
@@ -423,7 +423,7 @@ def test_killed_between_any_two_steps_of_an_insert(
 ) -> None:
     resource = _all_kinds(scope, operations)
     before = dict(simulated.calls)
-    killer = Killer(monkeypatch)
+    killer = killed_in_each(monkeypatch, "done", "before")
     done(scope, operations, insert(scope, resource))
     assert len(killer.steps) > 12 and len(set(killer.steps)) == len(killer.steps)
     assert [name for name, _, _ in summary(get(scope))] == ["old", "web-1-1", "copied", "data"]
@@ -438,7 +438,7 @@ def test_killed_between_any_two_steps_of_one_that_fails(
 ) -> None:
     resource = _all_kinds(scope, operations)
     simulated.app.faults.append(Fault("status", "enableStaticNat", status=531, count=2))
-    Killer(monkeypatch)
+    killed_in_each(monkeypatch, "done", "before")
     row = operations(scope, insert(scope, resource))
     assert row["error"] and not row["warnings"], row
     assert left_behind(scope) == NOTHING
@@ -449,7 +449,7 @@ def test_killed_between_any_two_steps_with_one_that_is_to_be_made(
     scope: Scope, operations: Finish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intent(scope)
-    Killer(monkeypatch)
+    killed_in_each(monkeypatch, "done", "before")
     done(scope, operations, insert(scope, from_disk("fresh")))
     assert intents.of(scope, None) == []
     assert disk_names(scope) == ["fresh"]
@@ -463,7 +463,7 @@ def test_killed_between_any_two_steps_of_the_rest(
         volume(scope, name)
     done(scope, operations, attach(scope, autoDelete=True))
     stop(scope)
-    killer = Killer(monkeypatch)
+    killer = killed_in_each(monkeypatch, "done", "before")
     done(scope, operations, detach(scope, "persistent-disk-0"))
     done(scope, operations, attach(scope, source="web-1", boot=True))
     done(scope, operations, attach(scope, source="data-2"))

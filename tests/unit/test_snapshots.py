@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,12 +16,12 @@ from simulator.families import snapshots as simulated_snapshots
 from simulator.families.jobs import finish, restart
 from simulator.world import Account, Snapshot, VirtualMachine, Volume
 from tests.conftest import LINK_BASE, Cloud, OpenScope, recorded, recorded_rows
+from tests.unit.killed import killed_once
 from tests.unit.made import ask, first, job, machine, network, tag, until, volume
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.kept import tags
-from translator_service.operations.run import Parked, Run
 from translator_service.resources import snapshots
 from translator_service.resources.disks import intents
 from translator_service.resources.disks.intents import Intent
@@ -516,29 +515,6 @@ def test_a_restart_of_cloudstack_while_one_is_deleted(
 # Crashes
 
 
-def _crash_at(monkeypatch: pytest.MonkeyPatch, wanted: int, *, kept: bool) -> list[str]:
-    """The translator dies at the step of this number, before or after its result is kept; another goes on at once."""
-    seen: list[str] = []
-    real, counter = Run.step, itertools.count()
-
-    def step(self: Run, name: str, function: Callable[[], Any]) -> Any:
-        if next(counter) != wanted:
-            return real(self, name, function)
-        seen.append(name)
-        if kept:
-            real(self, name, function)
-            raise Parked("killed", 0.0)
-
-        def dies() -> Any:
-            function()
-            raise Parked("killed", 0.0)
-
-        return real(self, name, dies)
-
-    monkeypatch.setattr(Run, "step", step)
-    return seen
-
-
 @pytest.mark.parametrize("kept", [False, True], ids=["not-kept", "kept"])
 @pytest.mark.parametrize(("number_", "step"), list(enumerate(["name-free", "take", "take/usable"])))
 def test_killed_between_two_steps_of_taking(
@@ -550,9 +526,9 @@ def test_killed_between_two_steps_of_taking(
     step: str,
     kept: bool,
 ) -> None:
-    sent_at = _crash_at(monkeypatch, number_, kept=kept)
+    killer = killed_once(monkeypatch, number_, kept=kept)
     done(web, operations, create(web, labels={"a": "b"}))
-    assert sent_at == [step]
+    assert killer.died == [step]
     assert names(web) == ["snap-1"] and dict(get(web).labels) == {"a": "b"}
     assert simulated.calls["createSnapshot"] == 1 and len(simulated.app.world.all(Snapshot)) == 1
     assert not claims(web)
@@ -570,9 +546,9 @@ def test_killed_between_two_steps_of_deleting(
     kept: bool,
 ) -> None:
     done(web, operations, create(web))
-    sent_at = _crash_at(monkeypatch, number_, kept=kept)
+    killer = killed_once(monkeypatch, number_, kept=kept)
     done(web, operations, delete(web))
-    assert sent_at == [step]
+    assert killer.died == [step]
     assert names(web) == [] and simulated.calls["deleteSnapshot"] == 1
 
 
