@@ -6,6 +6,7 @@ import pytest
 
 from gstack.compute.v1 import common_pb2
 from gstack.compute.v1 import images_pb2 as pb
+from gstack.compute.v1.image_family_views_pb2 import GetImageFamilyViewRequest
 from gstack.kernel.errors import ApiError
 from simulator.world import Account, Template, Zone
 from tests.conftest import Cloud, OpenScope, recorded_rows
@@ -234,8 +235,12 @@ def test_families_of_the_operator(scope: Scope) -> None:
         ("Rocky Linux 9", "rocky-linux-9"),
         ("Windows Server 2012 R2", "windows-2012-r2"),
         ("openSUSE Leap 15.6", "opensuse-leap"),
-        ("Alpine 3", ""),
-        ("Red Hat Enterprise Linux 9", ""),
+        ("Alpine 3", "alpine-3"),
+        ("Alpine Linux 3.19 x86_64", "alpine-linux-3"),
+        ("ACME Appliance (64-bit)", "acme-appliance"),
+        ("Red Hat Enterprise Linux 9", "red-hat-enterprise-linux-9"),
+        ("k8s node 1.29", "k8s-node-1"),
+        ("FreeBSD13.2", "freebsd13"),
     ],
 )
 def test_a_family_is_the_same_everywhere(scope: Scope, simulated: Cloud, name: str, family: str) -> None:
@@ -357,6 +362,22 @@ def test_an_operator_names_a_template_that_is_not_featured_by_its_id(scope: Scop
     for text in ("projects/acme-images/global/images/family/alpine-3", "projects/acme-images/global/images/alpine-3"):
         assert row_of(scope, text)["id"] == chosen.id
     assert got(scope, "alpine-3").family == "alpine-3"
+
+
+def test_a_family_of_a_public_project_is_the_same_everywhere(scope_for: OpenScope, simulated: Cloud) -> None:
+    """The operator lists families that only words mean."""
+    template(simulated, "ACME Appliance 3.1")
+    scope_for().names.image_projects["acme-images"] = ["appliance", "debian"]
+    scope = public(scope_for, "acme-images")
+    for family, name in (("appliance", "acme-appliance-3-1"), ("debian", "linux-debian-12-64-bit")):
+        request = pb.GetFromFamilyImageRequest(project="acme-images", family=family)
+        found = ask(scope, "Images.GetFromFamily", request)
+        assert (found.name, found.family) == (name, family)
+        assert got(scope, name, "acme-images") == found
+        assert listed(scope, "acme-images", f"family = {family}") == [found]
+        view_request = GetImageFamilyViewRequest(project="acme-images", zone="ch-zh-1", family=family)
+        assert ask(scope, "ImageFamilyViews.Get", view_request).image == found
+        assert ask(scope_for(), "Images.Get", pb.GetImageRequest(project="demo", image=name)).family == family
 
 
 # Zones and readiness

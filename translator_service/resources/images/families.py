@@ -38,6 +38,9 @@ _FAMILIES = tuple(
     )
 )
 
+_BITS = re.compile(r"-(?:(?:32|64)-?bit|x86(?:-64)?|amd64|arm64|aarch64)(?![a-z0-9])")
+_UP_TO_VERSION = re.compile(r".*?[0-9](?![a-z0-9])|.*")
+
 
 def offered(scope: Scope, project: str) -> list[Row]:
     """What there is in a public project."""
@@ -130,24 +133,38 @@ def _word(word: str) -> str:
 
 
 def family_of(scope: Scope, row: Row) -> str:
-    """The family of a template: the one it was made for here, the operator's, or the one that Google has for the
-    system in its name."""
+    """The family of a template, by which it is found: the one it was made for here, the operator's, the one that
+    Google has for the system in its name, or the words of that."""
     if made := _made_for(row):
         return made
     for family, pattern in scope.names.families.items():
         if _is_mapped(pattern, row):
             return family
-    found = "" if about(row) else _family_of_name(row["name"])
-    return found if found and found not in scope.names.families and is_trusted(row) else ""
+    if about(row) or not is_trusted(row):
+        return ""
+    found = _family_of_name(row["name"])
+    # Those that the operator gives to a public project by their words alone. The longest says most.
+    listed = {family for families in scope.names.image_projects.values() for family in families}
+    meant = [family for family in listed if family not in scope.names.families and _has(row, _words(family))]
+    if meant and found not in meant:
+        return max(meant, key=lambda family: (len(family), family))
+    return found if found not in scope.names.families else ""
 
 
 @lru_cache(4096)
 def _family_of_name(name: str) -> str:
-    """`debian-12` for `Linux Debian GNU/Linux 12 (bookworm)`, "" where that is not found again by its words."""
+    """`debian-12` for `Linux Debian GNU/Linux 12 (bookworm)`, `acme-appliance-3` for `ACME Appliance 3.1 64-bit`; ""
+    where that is not found again by its words."""
     text = slug(name)
     for system, pattern in _FAMILIES:
         if match := pattern.search(text):
             parts = [part for part in match.groups() if part]
             family = "-".join([system, *(part.replace("-", "") if part[0].isdigit() else part for part in parts)])
-            return family if _has({"name": name}, _words(family)) else ""
-    return ""
+            if _has({"name": name}, _words(family)):
+                return family
+            break
+    # Of another system: up to the first number, so that versions that follow are of one family.
+    match = _UP_TO_VERSION.match(_BITS.sub("", text))
+    assert match is not None
+    family = match[0]
+    return family if _has({"name": name}, _words(family)) else ""
