@@ -16,10 +16,11 @@ from simulator.app import Fault
 from simulator.families.jobs import restart
 from tests.conftest import LINK_BASE, Cloud, OpenScope
 from tests.unit import test_instances as instances
+from tests.unit.killed import killed_in_each
 from tests.unit.made import ask, first, job, machine, until, volume
 from tests.unit.test_disks import Calls, get
 from tests.unit.test_disks import names as listed
-from tests.unit.test_disks_insert import IMAGE, insert, interrupted, left_behind, row_of
+from tests.unit.test_disks_insert import IMAGE, insert, left_behind, row_of
 from tests.unit.test_instances import Finish, done, refused
 from translator_service import places
 from translator_service.cloudstack import jobs
@@ -370,11 +371,11 @@ def test_a_translator_dies_in_any_step(
     disks: Scope, operations: Finish, simulated: Cloud, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     done(disks, operations, instances.insert(disks, instances.wanted()))
-    died = interrupted(monkeypatch, kept=False)
+    killer = killed_in_each(monkeypatch, "done")
     labels = {f"key-{index}": "x" * 60 for index in range(5)}
     done(disks, operations, update(disks, name, "labels", "sizeGb", "licenses", labels=labels, sizeGb=21))
     assert (dict(get(disks, name).labels), get(disks, name).sizeGb) == (labels, 21)
-    assert len(died) > 1
+    assert len(killer.died) > 1
     if name == "web-1":
         assert instances.get(disks).disks[0].diskSizeGb == 21
     else:

@@ -279,6 +279,7 @@ def test_patch_with_what_is_as_it_is(web: Scope, operations: Finish) -> None:
     ("fields", "field"),
     [
         ({"family": "Bad"}, "resource.family"),
+        ({"description": "x" * 9000}, "resource.description"),
         ({"labels": {"x": "y"}}, "resource.labels"),
         ({"diskSizeGb": 99}, "resource.diskSizeGb"),
         ({"licenses": ["x"]}, "resource.licenses"),

@@ -238,7 +238,7 @@ def test_a_disk_with_nothing_on_it(scope: Scope) -> None:
         ({"diskSizeGb": 9}, 400, "resource.diskSizeGb"),
         ({"diskSizeGb": 11}, 400, "resource.diskSizeGb"),
         ({"architecture": "ARM64"}, 400, "resource.architecture"),
-        ({"description": "x" * 9000}, 400, "resource"),
+        ({"description": "x" * 9000}, 400, "resource.description"),
     ],
 )
 def test_refused_at_once(web: Scope, simulated: Cloud, fields: dict[str, Any], code: int, field: str) -> None:

@@ -188,6 +188,7 @@ def test_no_scratch_disks_without_local_storage(scope: Scope, simulated: Cloud) 
         ({"diskType": "small", "diskSizeGb": 7}, 400, "resource.disks[1].initializeParams.diskSizeGb"),
         ({"diskSizeGb": 4096}, 400, "resource.disks[1].initializeParams.diskSizeGb"),
         ({"diskName": "A B"}, 400, "resource.disks[1].initializeParams.diskName"),
+        ({"description": "x" * 9000}, 400, "resource.disks[1].initializeParams.description"),
         ({"labels": {"A": "b"}}, 400, "resource.disks[1].initializeParams.labels.A"),
         ({"diskName": "data"}, 409, ""),
         ({"diskName": "web-1"}, 400, "resource.disks"),

@@ -266,7 +266,7 @@ def test_what_is_refused_at_once(web: Scope, operations: Finish, simulated: Clou
         (lambda: create(web, disk="nope"), 404, ""),
         (lambda: create(web, "taken"), 409, ""),
         (lambda: create(web, labels={"Bad": "x"}), 400, "resource.labels.Bad"),
-        (lambda: create(web, description="x" * 9000), 400, "resource"),
+        (lambda: create(web, description="x" * 9000), 400, "resource.description"),
         (lambda: create(web, disk="never"), 400, ""),
         (lambda: create(web, sourceDisk="zones/ch-zh-1/disks/web-1"), 400, "resource.sourceDisk"),
         (lambda: insert(web, ""), 400, "resource.sourceDisk"),

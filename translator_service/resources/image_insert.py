@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import orjson
 from google.protobuf.message import Message
 
 from gstack.compute.v1 import images_pb2 as pb
@@ -41,11 +40,10 @@ from translator_service.resources.disks.view import DESTROYED_MACHINE, kept_of, 
 from translator_service.resources.images import references, second
 from translator_service.resources.images.templates import architecture, kind, state_of, template_row, templates
 from translator_service.resources.images.view import SOURCES, status
+from translator_service.resources.tagged import check_kept
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
-# JSON of what is kept with an image, in bytes: some forty tags.
-_MOST_KEPT = 8192
 _TEXT = 4096
 # What users of CloudStack see of texts: no control characters, and none beyond three bytes.
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f\U00010000-\U0010ffff]")
@@ -108,8 +106,7 @@ def insert(scope: Scope, request: pb.InsertImageRequest) -> Message:
     about = fields.kept(wanted) | source.about
     about.pop("labels", None)
     about |= {"sourceType": "RAW"} | ({"sizeGb": source.size_gb} if source.size_gb else {})
-    if len(orjson.dumps(about)) > _MOST_KEPT:
-        raise invalid("resource", f"The description and what else is kept take more than {_MOST_KEPT} bytes.")
+    check_kept(about)
     payload = {
         "name": wanted.name,
         "kind": source.kind,

@@ -26,7 +26,7 @@ from translator_service.gce import naming
 from translator_service.gce.labels import check_labels
 from translator_service.gce.naming import number
 from translator_service.gce.times import cloudstack_time
-from translator_service.kept import tags
+from translator_service.kept import fields, tags
 from translator_service.operations import engine
 from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
@@ -38,6 +38,7 @@ from translator_service.resources.disks.delete import remove
 from translator_service.resources.disks.find import find
 from translator_service.resources.disks.intents import Intent
 from translator_service.resources.images import references, templates
+from translator_service.resources.tagged import check_kept
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -93,6 +94,7 @@ def _plan(scope: Scope, zone: Zone, wanted: pb.Disk, image_field: str) -> dict[s
         text = f"'{wanted.physicalBlockSizeBytes}'. Blocks have {_BLOCK} bytes here."
         raise invalid("resource.physicalBlockSizeBytes", text)
     check_labels(dict(wanted.labels), "resource.labels")
+    check_kept(fields.kept(wanted))
     if wanted.sizeGb < 0:
         raise invalid(_SIZE, f"'{wanted.sizeGb}'. Disk size cannot be smaller than 1 GB.")
     sources = {

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import orjson
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -35,7 +34,7 @@ from translator_service.resources.disks import find as disk_find
 from translator_service.resources.disks import intents
 from translator_service.resources.disks.find import unique_rows
 from translator_service.resources.disks.view import size_gb, to_disk
-from translator_service.resources.tagged import Labelled, sets_labels
+from translator_service.resources.tagged import Labelled, check_kept, sets_labels
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -53,8 +52,6 @@ _GONE = ("Destroyed", "Expunged", "Hidden")
 # Of the disk, when the snapshot is taken; with what the body keeps they are in the tag.
 _OF_DISK = {"sourceDiskId", "architecture", "licenses", "guestOsFeatures"}
 _SHOWN = (fields.names(pb.Snapshot.DESCRIPTOR) - {"labels"}) | _OF_DISK
-# Bytes that may be kept with one; they take a tag for each 190.
-_MOST_KEPT = 8 << 10
 _USABLE = "BackedUp"
 # States of a volume of which no snapshot will ever be taken; in others that are not Ready one is soon.
 _FAILED = ("UploadError", "UploadAbandoned", "RestoreError")
@@ -311,8 +308,7 @@ def _submit(scope: Scope, zone: Zone, text: str, wanted: pb.Snapshot, type: str)
     )
     about = MessageToDict(of_disk) | {"sourceDisk": f"{zone.path}/disks/{name}"} | fields.kept(wanted)
     about.pop("labels", None)
-    if len(orjson.dumps(about)) > _MOST_KEPT:
-        raise invalid("resource", f"The description and what else is kept take more than {_MOST_KEPT} bytes.")
+    check_kept(about)
     on_disk = type != "insert"
     return engine.submit(
         scope,

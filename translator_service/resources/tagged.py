@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from google.protobuf.message import Message
 
+from gstack.kernel.errors import invalid
 from translator_service.cloudstack.rows import Row
 from translator_service.collection import methods_of, path_of, place_of, prefix_of
 from translator_service.gce.fingerprints import check
@@ -18,6 +20,17 @@ from translator_service.operations import engine
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
+
+# Bytes that are kept of one resource besides labels: some forty tags.
+MOST_KEPT = 8 << 10
+
+
+def check_kept(about: dict[str, Any], body: str = "resource") -> None:
+    """Raises 400, which names the largest field, for more than is kept of one resource. about: fields of that body."""
+    sizes = {f"{body}.{field}": len(orjson.dumps(value)) for field, value in about.items() if field != "labels"}
+    if sum(sizes.values()) > MOST_KEPT:
+        field = max(sizes, key=lambda one: sizes[one])
+        raise invalid(field, f"The description and what else is kept may take at most {MOST_KEPT} bytes together.")
 
 
 def retag(run: Run, step: str, resource_type: str, identity: str, key: str, before: Row, value: Any) -> None:

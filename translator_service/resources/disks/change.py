@@ -24,7 +24,7 @@ from translator_service.places import Zone
 from translator_service.resources import disk_types
 from translator_service.resources.disks import intents, view
 from translator_service.resources.disks.find import find, look
-from translator_service.resources.tagged import retag
+from translator_service.resources.tagged import check_kept, retag
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -73,6 +73,8 @@ def update(scope: Scope, request: pb.UpdateDiskRequest) -> Message:
         changes |= {"labels": dict(wanted.labels), "expected": wanted.labelFingerprint.hex()}
     about = fields.kept(wanted)
     changes["about"] = {field: about.get(field) for field in _KEPT if field in chosen}
+    if changes["about"]:
+        check_kept({**view.kept_of(row), **changes["about"]})
     return _submit(scope, zone, name, row, "update", changes)
 
 

@@ -24,7 +24,7 @@ from translator_service.resources.images import second
 from translator_service.resources.images.references import find
 from translator_service.resources.images.templates import about, is_own, kind, templates
 from translator_service.resources.images.view import to_image
-from translator_service.resources.tagged import retag
+from translator_service.resources.tagged import check_kept, retag
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -132,6 +132,7 @@ def deprecate(scope: Scope, request: pb.DeprecateImageRequest) -> Message:
         kept["replacement"] = f"{scope.links.base}/projects/{project}/global/images/{reference.name}"
     # ACTIVE without times takes everything back.
     value = kept if kept != {"state": "ACTIVE"} else None
+    check_kept({**about(row), "deprecated": value})
     return _submit(scope, "deprecate", name, row, "images.change", changes={"deprecated": value})
 
 
@@ -166,6 +167,7 @@ def patch(scope: Scope, request: pb.PatchImageRequest) -> Message:
     if wanted.family:
         check_new_name(wanted.family, "resource.family")
     changes = {key: getattr(wanted, key) or None for key in ("family", "description") if wanted.HasField(key)}
+    check_kept({**about(row), **changes})
     return _submit(scope, "patch", name, row, "images.change", changes=changes)
 
 

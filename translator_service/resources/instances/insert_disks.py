@@ -19,7 +19,7 @@ from translator_service.gce.labels import check_labels
 from translator_service.gce.links import parse
 from translator_service.gce.naming import number
 from translator_service.kept import details as kept
-from translator_service.kept import tags
+from translator_service.kept import fields, tags
 from translator_service.operations.run import Run
 from translator_service.places import Zone
 from translator_service.resources import disk_types, snapshots
@@ -31,6 +31,7 @@ from translator_service.resources.instances import attached, roots, sources
 from translator_service.resources.instances.attached import SCRATCH
 from translator_service.resources.instances.disks import name_disk, refused_attach
 from translator_service.resources.instances.view import DETAILS
+from translator_service.resources.tagged import check_kept
 from translator_service.scope import Scope
 
 # Of a disk that is asked for without a type.
@@ -158,6 +159,7 @@ def _check_params(initial: pb.AttachedDiskInitializeParams, below: str) -> None:
     if initial.diskName:
         naming.check_new_name(initial.diskName, f"{below}.diskName")
     check_labels(dict(initial.labels), f"{below}.labels")
+    check_kept(fields.kept(initial), below)
 
 
 def _from_image(
