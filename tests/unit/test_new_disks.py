@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from gstack.compute.v1 import common_pb2
+from gstack.compute.v1 import common_pb2, disks_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from simulator import cloud
 from simulator.app import Fault
 from simulator.world import Template
 from tests.conftest import Cloud, OpenScope
 from tests.unit.killed import killed_in_each
-from tests.unit.made import ask, first, job, machine, until, volume
+from tests.unit.made import ask, first, job, machine, tag, until, volume
 from tests.unit.test_attached_disks import COMMON, attach, auto_delete, calls, detach, disk, disk_names, listed, stop
 from tests.unit.test_disks import Calls
 from tests.unit.test_instances import IMAGE, ZONE_LINK, Finish, delete, done, get, insert, refused, row_of, wanted
@@ -86,6 +86,31 @@ def summary(instance: pb.Instance) -> list[tuple[str, str, int]]:
 
 
 # Further disks
+
+
+def test_a_snapshot_makes_the_same_disk_with_an_instance_and_alone(
+    scope: Scope, operations: Finish, simulated: Cloud
+) -> None:
+    made, other = volume(scope, "data", size=4), machine(scope, "other")
+    job(scope, "attachVolume", id=made["id"], virtualmachineid=other["id"])
+    about = {"architecture": "X86_64", "licenses": ["l"], "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}]}
+    taken = snapshot(scope, made["id"], "snap-1")
+    for key, value in tags.pack(tags.SNAPSHOT, about).items():
+        tag(scope, "Snapshot", taken["id"], key, value)
+    field = "resource.disks[1].initializeParams"
+    refusals = (({"diskType": "small"}, f"{field}.diskType"), ({"architecture": "ARM64"}, f"{field}.architecture"))
+    for fields, location in refusals:
+        error = refused(lambda: insert(scope, with_disks(further(sourceSnapshot="snap-1", **fields))))  # noqa: B023
+        assert (error.code, error.location) == (400, location)
+    done(scope, operations, insert(scope, with_disks(further(sourceSnapshot="snap-1", diskName="one"))))
+    alone = disks_pb2.InsertDiskRequest(
+        project="demo", zone="ch-zh-1", resource=disks_pb2.Disk(name="two", sourceSnapshot="snap-1")
+    )
+    done(scope, operations, ask(scope, "Disks.Insert", alone))
+    one, two = disk(scope, "one"), disk(scope, "two")
+    assert one.type == two.type == f"{ZONE_LINK}/diskTypes/pd-ssd"
+    assert list(one.licenses) == list(two.licenses) == ["l"]
+    assert one.guestOsFeatures[0] == two.guestOsFeatures[0]
 
 
 def test_of_each_kind(scope: Scope, operations: Finish, calls: Calls) -> None:

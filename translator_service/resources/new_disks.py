@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,19 @@ from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 _BLOCK = 4096
-_SIZE = "resource.sizeGb"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """How errors name what is asked for."""
+
+    size: str = "resource.sizeGb"
+    type: str = "resource.type"
+    snapshot: str = "resource.sourceSnapshot"
+    architecture: str = "resource.architecture"
+
+
+_BODY = Fields()
 
 
 @rpc(
@@ -96,7 +108,7 @@ def _plan(scope: Scope, zone: Zone, wanted: pb.Disk, image_field: str) -> dict[s
     check_labels(dict(wanted.labels), "resource.labels")
     check_kept(fields.kept(wanted))
     if wanted.sizeGb < 0:
-        raise invalid(_SIZE, f"'{wanted.sizeGb}'. Disk size cannot be smaller than 1 GB.")
+        raise invalid(_BODY.size, f"'{wanted.sizeGb}'. Disk size cannot be smaller than 1 GB.")
     sources = {
         image_field: wanted.sourceImage,
         "resource.sourceSnapshot": wanted.sourceSnapshot,
@@ -108,7 +120,7 @@ def _plan(scope: Scope, zone: Zone, wanted: pb.Disk, image_field: str) -> dict[s
     if wanted.sourceImage:
         return _from_image(scope, zone, wanted, image_field)
     if wanted.sourceSnapshot:
-        return _from_snapshot(scope, zone, wanted)
+        return from_snapshot(scope, zone, wanted)
     if wanted.sourceDisk:
         return _from_disk(scope, zone, wanted)
     return _blank(scope, zone, wanted, _free_type(scope, zone, wanted), {})
@@ -123,18 +135,18 @@ def _free_type(scope: Scope, zone: Zone, wanted: pb.Disk) -> DiskType:
     return found
 
 
-def _copy_type(scope: Scope, zone: Zone, wanted: pb.Disk) -> DiskType:
+def _copy_type(scope: Scope, zone: Zone, wanted: pb.Disk, where: Fields = _BODY) -> DiskType:
     """The disk type of what is made from something else, and needs none."""
     if not wanted.type:
         return DiskType(disk_types.STANDARD, None)
-    return disk_types.for_boot_disk(scope, zone, wanted.type, "resource.type")
+    return disk_types.for_boot_disk(scope, zone, wanted.type, where.type)
 
 
 def _blank(
     scope: Scope, zone: Zone, wanted: pb.Disk, disk_type: DiskType, source: dict[str, str], least: int = 0
 ) -> dict[str, Any]:
     assert disk_type.row is not None
-    size = disk_types.size_of(scope, disk_type.row, wanted.sizeGb, _SIZE, least)
+    size = disk_types.size_of(scope, disk_type.row, wanted.sizeGb, _BODY.size, least)
     parameters = {"name": wanted.name, "zoneid": zone.id, "diskofferingid": disk_type.row["id"]}
     if disk_type.row.get("iscustomized"):
         parameters["size"] = str(size)
@@ -168,28 +180,28 @@ def _intent(
     return {"intent": asdict(intent)}
 
 
-def _size(scope: Scope, wanted: pb.Disk, disk_type: DiskType, what: str, least: int) -> int:
+def _size(scope: Scope, wanted: pb.Disk, disk_type: DiskType, what: str, least: int, where: Fields = _BODY) -> int:
     if wanted.sizeGb and wanted.sizeGb < least:
         text = f"'{wanted.sizeGb}'. Requested disk size cannot be smaller than the {what} size ({least} GB)"
-        raise invalid(_SIZE, text)
+        raise invalid(where.size, text)
     if disk_type.row is not None:
-        return disk_types.size_of(scope, disk_type.row, wanted.sizeGb, _SIZE, least)
+        return disk_types.size_of(scope, disk_type.row, wanted.sizeGb, where.size, least)
     size = wanted.sizeGb or least
-    disk_types.check_size(scope, size, _SIZE)
+    disk_types.check_size(scope, size, where.size)
     return size
 
 
-def _check_architecture(wanted: pb.Disk, architecture: str) -> None:
+def _check_architecture(wanted: pb.Disk, architecture: str, where: Fields = _BODY) -> None:
     if wanted.architecture and wanted.architecture != architecture:
-        raise invalid("resource.architecture", f"'{wanted.architecture}'. It is not the one of what it is made from.")
+        raise invalid(where.architecture, f"'{wanted.architecture}'. It is not the one of what it is made from.")
 
 
-def _inheriting(wanted: pb.Disk, source: pb.Disk | Snapshot) -> pb.Disk:
+def _inheriting(wanted: pb.Disk, source: pb.Disk | Snapshot, where: Fields = _BODY) -> pb.Disk:
     """The disk with what it has of its source. Raises 400 for another architecture."""
     found = pb.Disk()
     found.CopyFrom(wanted)
     if source.architecture:
-        _check_architecture(wanted, source.architecture)
+        _check_architecture(wanted, source.architecture, where)
         found.architecture = source.architecture
     found.licenses[:] = wanted.licenses or source.licenses
     own = {one.type for one in wanted.guestOsFeatures}
@@ -197,14 +209,16 @@ def _inheriting(wanted: pb.Disk, source: pb.Disk | Snapshot) -> pb.Disk:
     return found
 
 
-def _from_snapshot(scope: Scope, zone: Zone, wanted: pb.Disk) -> dict[str, Any]:
-    name, row = snapshots.resolve(scope, wanted.sourceSnapshot, "resource.sourceSnapshot")
+def from_snapshot(scope: Scope, zone: Zone, wanted: pb.Disk, where: Fields = _BODY) -> dict[str, Any]:
+    """The plan of a disk, also of a new instance's; in it `size` in GB and `disk`, the row of the snapshot's volume, or
+    None. Raises 400 and 404."""
+    name, row = snapshots.resolve(scope, wanted.sourceSnapshot, where.snapshot)
     shown = snapshots.to_snapshot(scope, row, name)
-    wanted = _inheriting(wanted, shown)
-    source = {"snapshot": name, "sourceId": str(shown.id)}
-    plan = _from_copy(scope, zone, wanted, _disk_of(scope, row), source, ("snapshot", shown.diskSizeGb))
+    wanted = _inheriting(wanted, shown, where)
+    source, disk = {"snapshot": name, "sourceId": str(shown.id)}, _disk_of(scope, row)
+    plan = _from_copy(scope, zone, wanted, disk, source, ("snapshot", shown.diskSizeGb), where)
     plan["parameters"]["snapshotid"] = row["id"]
-    return plan
+    return {**plan, "disk": disk}
 
 
 def _disk_of(scope: Scope, row: Row) -> Row | None:
@@ -252,7 +266,13 @@ def _type_of(scope: Scope, row: Row) -> DiskType:
 
 
 def _from_copy(
-    scope: Scope, zone: Zone, wanted: pb.Disk, row: Row | None, source: dict[str, str], least: tuple[str, int]
+    scope: Scope,
+    zone: Zone,
+    wanted: pb.Disk,
+    row: Row | None,
+    source: dict[str, str],
+    least: tuple[str, int],
+    where: Fields = _BODY,
 ) -> dict[str, Any]:
     """A volume from a snapshot. row: of its disk, whose disk type the new one has unless another is asked for; None for
     one that is gone. least: what it is made from, and the size in GB of that.
@@ -260,22 +280,24 @@ def _from_copy(
     Only a boot disk's snapshot takes an offering with createVolume, and only with one a size counts (recordings,
     Surprises 110 and 111). Other disks have the offering of their source, and none changes it later.
     """
-    disk_type = _copy_type(scope, zone, wanted) if wanted.type or row is None else _type_of(scope, row)
-    size, offering = _size(scope, wanted, disk_type, *least), disk_type.row
+    disk_type = _copy_type(scope, zone, wanted, where) if wanted.type or row is None else _type_of(scope, row)
+    size, offering = _size(scope, wanted, disk_type, *least, where), disk_type.row
     made = view.tags_for(wanted.name, wanted, (), disk_type, None, **source)
     plan: dict[str, Any] = {"parameters": {"name": wanted.name, "zoneid": zone.id}, "tags": made}
     if offering is not None and row is not None and offering["id"] != row.get("diskofferingid"):
         if row.get("type") != "ROOT":
             there = view.type_of(scope, row, {})
-            raise invalid("resource.type", f"'{wanted.type}'. What is made from this {least[0]} is of type '{there}'.")
+            raise invalid(where.type, f"'{wanted.type}'. What is made from this {least[0]} is of type '{there}'.")
         plan["parameters"] |= {"diskofferingid": offering["id"]}
         plan["parameters"] |= {"size": str(size)} if offering.get("iscustomized") else {}
     elif size > least[1]:
         plan["grow"] = {"size": str(size)}
-    return {**plan, "offering": offering["id"] if offering else ""}
+    return {**plan, "offering": offering["id"] if offering else "", "size": size}
 
 
 # The operation
+
+ANOTHER_TYPE = "What is made from this snapshot is of another disk type."
 
 
 @handler("disks.insert")
@@ -303,17 +325,26 @@ def _make(run: Run, name: str, plan: dict[str, Any]) -> None:
         run.set_target_id(number(volume["id"]), progress=60)
         if plan.get("grow"):
             volume = {**run.job("grow", "resizeVolume", id=volume["id"], **plan["grow"]), "id": volume["id"]}
-        offering = object_of(volume).get("diskofferingid", "")
-        if plan.get("offering", "") not in ("", offering):
-            raise OperationError("INVALID_USAGE", "What is made from this snapshot is of another disk type.")
-        # What its type stands for is the offering that it has.
-        known = disk_types.is_listed(run.scope, offering)
-        wanted = view.with_kept(plan["tags"], offering=offering if known else "")
+        if is_of_another_type(plan, volume):
+            raise OperationError("INVALID_USAGE", ANOTHER_TYPE)
+        wanted = tags_of(run.scope, plan, volume)
         run.job("tag", "createTags", resourceids=volume["id"], resourcetype="Volume", **tags.parameters(wanted))
     except Exception:
         clear_away(run, _parts(run, name, made))
         raise
     clear_away(run, _parts(run, name, {key: one for key, one in made.items() if key != "volume"}))
+
+
+def is_of_another_type(plan: dict[str, Any], volume: dict[str, Any]) -> bool:
+    """Whether a volume has another offering than it was to get. volume: the job's result."""
+    return plan.get("offering", "") not in ("", object_of(volume).get("diskofferingid", ""))
+
+
+def tags_of(scope: Scope, plan: dict[str, Any], volume: dict[str, Any]) -> dict[str, str]:
+    """What its type stands for is the offering that it has."""
+    offering = object_of(volume).get("diskofferingid", "")
+    known = disk_types.is_listed(scope, offering)
+    return view.with_kept(plan["tags"], offering=offering if known else "")
 
 
 def _create(run: Run, made: dict[str, str], parameters: dict[str, str]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
+
+from gstack.compute.v1 import disks_pb2
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import invalid, required, unsupported
 from translator_service.cloudstack.errors import CloudStackError
@@ -17,12 +20,11 @@ from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.labels import check_labels
 from translator_service.gce.links import parse
-from translator_service.gce.naming import number
 from translator_service.kept import details as kept
 from translator_service.kept import fields, tags
 from translator_service.operations.run import Run
 from translator_service.places import Zone
-from translator_service.resources import disk_types, snapshots
+from translator_service.resources import disk_types, new_disks
 from translator_service.resources.disk_types import DiskType
 from translator_service.resources.disks import intents
 from translator_service.resources.disks import view as disk_view
@@ -31,6 +33,7 @@ from translator_service.resources.instances import attached, roots, sources
 from translator_service.resources.instances.attached import SCRATCH
 from translator_service.resources.instances.disks import name_disk, refused_attach
 from translator_service.resources.instances.view import DETAILS
+from translator_service.resources.new_disks import Fields
 from translator_service.resources.tagged import check_kept
 from translator_service.scope import Scope
 
@@ -309,42 +312,30 @@ def _local_type(scope: Scope, zone: Zone, text: str, where: str) -> DiskType:
 def _from_snapshot(
     scope: Scope, zone: Zone, found: Plan, name: str, disk: pb.AttachedDisk, where: str
 ) -> dict[str, Any]:
-    """A disk that is to be made from a snapshot. Only that of a boot disk may get another offering; a disk of a
-    larger size is made as it was, and grows (recordings, Surprises 110 and 111)."""
+    """A disk that is to be made from a snapshot, by the rules of disks.insert."""
     initial, below = disk.initializeParams, f"{where}.initializeParams"
-    shown, row = snapshots.resolve(scope, initial.sourceSnapshot, f"{below}.sourceSnapshot")
-    least = disk_view.size_gb(int(row.get("virtualsize") or 0))
-    size = initial.diskSizeGb or disk.diskSizeGb
-    if size and size < least:
-        text = f"'{size}'. Requested disk size cannot be smaller than the snapshot size ({least} GB)"
-        raise invalid(f"{below}.diskSizeGb", text)
-    create = {"name": name, "zoneid": zone.id, "snapshotid": row["id"]}
-    disk_type = _DEFAULT_TYPE
-    if initial.diskType:
-        disk_type = disk_types.for_boot_disk(scope, zone, initial.diskType, f"{below}.diskType")
-    offering = disk_type.row
-    if offering is not None and row.get("volumetype") == "ROOT":
-        fixed = _fixed(offering)
-        if fixed and (fixed < least or (size and size != fixed)):
-            raise invalid(f"{below}.diskSizeGb", f"'{size or least}'. With this disk type the disk has {fixed} GB.")
-        size = fixed or size or least
-        create |= {"diskofferingid": offering["id"]} | ({} if fixed else {"size": str(size)})
-    elif offering is not None:
-        # CloudStack gives it the type of the disk that the snapshot is of.
-        disk_type = DiskType(disk_type.name, None)
-    size = size or least
-    disk_types.check_size(scope, size, f"{below}.diskSizeGb")
-    volume = sources.volume(scope, row["volumeid"]) if row.get("volumeid") else None
-    about = {"snapshot": shown, "sourceId": str(number(row["id"]))}
-    made = {
-        "name": name,
-        "create": create,
-        "tags": disk_view.tags_for(name, initial, disk.guestOsFeatures, disk_type, None, **about),
-        "grow": size if size != least and "size" not in create and "diskofferingid" not in create else 0,
-    }
-    found.make.append(made)
+    kept_fields = {key: value for key, value in fields.kept(initial).items() if key in disk_view.KEPT}
+    wanted = ParseDict(kept_fields, disks_pb2.Disk())
+    wanted.MergeFrom(
+        disks_pb2.Disk(
+            name=name,
+            labels=initial.labels,
+            type=initial.diskType,
+            sizeGb=initial.diskSizeGb or disk.diskSizeGb,
+            sourceSnapshot=initial.sourceSnapshot,
+        )
+    )
+    wanted.architecture = initial.architecture
+    there = {one.type for one in wanted.guestOsFeatures}
+    wanted.guestOsFeatures.extend(one for one in disk.guestOsFeatures if one.type not in there)
+    named = Fields(f"{below}.diskSizeGb", f"{below}.diskType", f"{below}.sourceSnapshot", f"{below}.architecture")
+    made = new_disks.from_snapshot(scope, zone, wanted, named)
+    grow = int(made["grow"]["size"]) if "grow" in made else 0
+    found.make.append(
+        {"name": name, "create": made["parameters"], "tags": made["tags"], "grow": grow, "offering": made["offering"]}
+    )
     found.names.append(name)
-    return {"make": len(found.make) - 1, "name": name, "size": size, "volume": volume}
+    return {"make": len(found.make) - 1, "name": name, "size": made["size"], "volume": made["disk"]}
 
 
 # The operation
@@ -375,7 +366,10 @@ def make(run: Run, position: int) -> dict[str, Any]:
     found = run.follow(f"disk/{position}", "createVolume", **one["create"])
     try:
         where = {"resourceids": found["id"], "resourcetype": "Volume"}
-        run.follow(f"tag-disk/{position}", "createTags", **where, **tags.parameters(one["tags"]))
+        if new_disks.is_of_another_type(one, found):
+            raise CloudStackError(431, new_disks.ANOTHER_TYPE)
+        tagged = tags.parameters(new_disks.tags_of(run.scope, one, found) if "offering" in one else one["tags"])
+        run.follow(f"tag-disk/{position}", "createTags", **where, **tagged)
         if one.get("grow"):
             run.follow(f"grow-disk/{position}", "resizeVolume", id=found["id"], size=str(one["grow"]))
     except CloudStackError as error:
