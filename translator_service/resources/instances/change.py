@@ -24,14 +24,13 @@ from translator_service.gce.labels import check_labels, check_tags, label_finger
 from translator_service.kept import details as kept
 from translator_service.networking import projection
 from translator_service.networking.projection import tags_of
-from translator_service.operations import engine
 from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.instances import passwords
-from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id, under_way
+from translator_service.resources.instances.find import AWAITED, find, machine, path, submit, under_way
 from translator_service.resources.instances.metadata import (
     DOCUMENT,
     changed_user_data,
@@ -194,7 +193,6 @@ def update(
     new network tags. stopped: what of it only a stopped machine can have changed, in words.
     """
     payload = {
-        **target(scope, zone, name, row),
         "changes": changes or {},
         "config": config or {},
         "parameters": parameters or {},
@@ -206,14 +204,7 @@ def update(
         "action": asdict(action) if action else None,
     }
     check_stopped(row, under_way(scope).get(path(zone, name)), stopped)
-    return engine.submit(
-        scope,
-        type=type,
-        target=path(zone, name),
-        target_id=target_id(row),
-        handler="instances.update",
-        payload=payload,
-    )
+    return submit(scope, zone, name, row, type, "instances.update", **payload)
 
 
 # The operation

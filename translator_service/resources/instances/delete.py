@@ -18,7 +18,6 @@ from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.kept.tags import EPHEMERAL, NAME
 from translator_service.networking import projection
-from translator_service.operations import engine
 from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.resources.disks import view as disk_view
@@ -39,16 +38,8 @@ from translator_service.scope import Scope
 def delete(scope: Scope, request: pb.DeleteInstanceRequest) -> Message:
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find.find(scope, zone, request.instance)
-    path = find.path(zone, name)
-    _check_protection(path, row)
-    return engine.submit(
-        scope,
-        type="delete",
-        target=path,
-        target_id=find.target_id(row),
-        handler="instances.delete",
-        payload=find.target(scope, zone, name, row),
-    )
+    _check_protection(find.path(zone, name), row)
+    return find.submit(scope, zone, name, row, "delete", "instances.delete")
 
 
 def _check_protection(path: str, row: Row) -> None:

@@ -19,30 +19,18 @@ from translator_service.cloudstack.rows import Row
 from translator_service.gce.times import from_cloudstack, rfc3339
 from translator_service.kept import details as kept
 from translator_service.kept import tags
-from translator_service.operations import engine
 from translator_service.operations.run import Run, handler
 from translator_service.places import Zone
 from translator_service.resources.disks.intents import MARK, in_use
 from translator_service.resources.disks.view import kept_of, size_gb
 from translator_service.resources.instances import attached, sources
 from translator_service.resources.instances.attached import Attached
-from translator_service.resources.instances.find import AWAITED, find, machine, path, target, target_id
+from translator_service.resources.instances.find import AWAITED, find, machine, submit
 from translator_service.resources.tagged import retag
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 log = structlog.get_logger()
-
-
-def _submit(scope: Scope, zone: Zone, name: str, row: Row, type: str, work: str, **payload: Any) -> Message:
-    return engine.submit(
-        scope,
-        type=type,
-        target=path(zone, name),
-        target_id=target_id(row),
-        handler=work,
-        payload={**target(scope, zone, name, row), **payload},
-    )
 
 
 def _disks(scope: Scope, zone: Zone, row: Row, name: str) -> list[Attached]:
@@ -96,7 +84,7 @@ def attach_disk(scope: Scope, request: pb.AttachDiskInstanceRequest) -> Message:
     sources.check(disk, "resource", volume)
     _check_attach(disk, row, _disks(scope, zone, row, name))
     sent = MessageToDict(disk, preserving_proto_field_name=True)
-    return _submit(
+    return submit(
         scope, zone, name, row, "attachDisk", "instances.attach-disk", disk=volume["id"], disk_name=disk_name, sent=sent
     )
 
@@ -177,7 +165,7 @@ def detach_disk(scope: Scope, request: pb.DetachDiskInstanceRequest) -> Message:
     zone = places.resolve_zone(scope, request.zone)
     name, row, _ = find(scope, zone, request.instance)
     disk = None if AWAITED in row else _check_detach(row, _disks(scope, zone, row, name), request.deviceName)
-    return _submit(
+    return submit(
         scope,
         zone,
         name,
@@ -251,7 +239,7 @@ def set_disk_auto_delete(scope: Scope, request: pb.SetDiskAutoDeleteInstanceRequ
     name, row, _ = find(scope, zone, request.instance)
     if AWAITED not in row:
         _check_auto_delete(_disks(scope, zone, row, name), request.deviceName, request.autoDelete)
-    return _submit(
+    return submit(
         scope,
         zone,
         name,

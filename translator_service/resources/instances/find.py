@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.message import Message
+
 from gstack.kernel.errors import already_exists, not_found
 from translator_service import places
 from translator_service.cloudstack.client import Answer, Call, all_rows
@@ -124,7 +126,19 @@ def check_free(scope: Scope, zone: Zone, name: str) -> None:
         raise already_exists(scope.links.path(where))
 
 
-# When an operation's turn has come
+# Operations on one instance
+
+
+def submit(scope: Scope, zone: Zone, name: str, row: Row, type: str, handler: str, **payload: Any) -> Message:
+    """Begin an operation on an instance that was found. payload: besides what `target` says."""
+    return engine.submit(
+        scope,
+        type=type,
+        target=path(zone, name),
+        target_id=target_id(row),
+        handler=handler,
+        payload={**target(scope, zone, name, row), **payload},
+    )
 
 
 def target(scope: Scope, zone: Zone, name: str, row: Row) -> dict[str, Any]:
@@ -136,6 +150,9 @@ def target(scope: Scope, zone: Zone, name: str, row: Row) -> dict[str, Any]:
 def target_id(row: Row) -> int:
     """The number of an instance; 0 while it has none."""
     return 0 if AWAITED in row else number(row["id"])
+
+
+# When an operation's turn has come
 
 
 def at_turn(scope: Scope, payload: dict[str, Any]) -> Row | None:

@@ -9,9 +9,8 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import ApiError
 from translator_service import places
-from translator_service.operations import engine
 from translator_service.operations.run import Run, handler
-from translator_service.resources.instances.find import find, machine, path, target, target_id, under_way
+from translator_service.resources.instances.find import find, machine, path, submit, under_way
 from translator_service.resources.instances.view import status
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
@@ -26,14 +25,7 @@ def _act(scope: Scope, request: Any, type: str, work: str) -> Message:
         "REPAIRING",
     ):
         raise ApiError(400, f"The resource '{scope.links.path(path(zone, name))}' is not ready", "resourceNotReady")
-    return engine.submit(
-        scope,
-        type=type,
-        target=path(zone, name),
-        target_id=target_id(row),
-        handler=work,
-        payload=target(scope, zone, name, row),
-    )
+    return submit(scope, zone, name, row, type, work)
 
 
 @rpc("Instances.Start", calls=("listVirtualMachines", "startVirtualMachine"))
