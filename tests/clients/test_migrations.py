@@ -228,6 +228,7 @@ def make_first(engine: sa.Engine) -> None:
     translator.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(sa.text("DROP INDEX operations_unfinished"))
+        connection.execute(sa.text("DROP TABLE turns"))
         for column in ("executor", "due", "preview", "group_id"):
             connection.execute(sa.text(f"ALTER TABLE operations DROP COLUMN {column}"))
 

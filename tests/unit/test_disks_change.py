@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gstack.compute.v1 import disks_pb2 as pb
-from gstack.compute.v1 import iam_pb2, operations_pb2
+from gstack.compute.v1 import iam_pb2, instances_pb2, operations_pb2
 from gstack.kernel.errors import ApiError
 from simulator.app import Fault
 from simulator.families.jobs import restart
@@ -22,13 +23,15 @@ from tests.unit.test_disks import Calls, get
 from tests.unit.test_disks import names as listed
 from tests.unit.test_disks_insert import IMAGE, insert, left_behind, row_of
 from tests.unit.test_instances import Finish, done, refused
+from tests.waits import LONG
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import number
 from translator_service.kept import tags
 from translator_service.operations import engine
-from translator_service.resources.disks import change, intents, view
+from translator_service.operations.run import Run, handler
+from translator_service.resources.disks import intents, view
 from translator_service.scope import Scope
 
 ZONE_LINK = f"{LINK_BASE}/projects/demo/zones/ch-zh-1"
@@ -202,19 +205,78 @@ def test_the_boot_disk_of_a_running_machine(scope: Scope, operations: Finish, ma
     assert found == before
 
 
+@handler("tests.hold")
+def _hold(run: Run) -> None:
+    assert HELD.wait(LONG)
+
+
+HELD = threading.Event()
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    HELD.clear()
+    yield HELD
+    HELD.set()
+
+
+def hold(scope: Scope, target: str) -> Any:
+    """An operation on something, which ends when `held` is set."""
+    return engine.submit(scope, type="x", target=f"zones/ch-zh-1/{target}", handler="tests.hold", payload={})
+
+
+def turns_were_given(scope: Scope, operations: Finish) -> None:
+    """What had its turn when this is asked has begun."""
+    done(scope, operations, engine.submit(scope, type="x", target="", handler="tests.nothing", payload={}))
+
+
+@handler("tests.nothing")
+def _nothing(run: Run) -> None:
+    pass
+
+
 def test_the_boot_disk_of_a_machine_that_is_changed_meanwhile(
-    scope: Scope, operations: Finish, simulated: Cloud, monkeypatch: pytest.MonkeyPatch
+    scope: Scope, operations: Finish, simulated: Cloud, held: threading.Event
 ) -> None:
-    """Neither undoes what the other writes, and the resize holds no thread for long."""
+    """Its resize takes turns with what else is done to the machine, and neither undoes what the other writes."""
     done(scope, operations, instances.insert(scope, instances.wanted()))
-    monkeypatch.setattr(change, "_PATIENCE", 0.05)
-    monkeypatch.setattr(change, "_LATER", 0.02)
-    simulated.app.world.settings.job_seconds = {"": 0.02, "rebootVirtualMachine": 0.5}
-    sent = [instances.act(scope, "Reset"), instances.set_labels(scope, env="x"), resize(scope, "web-1", 33)]
+    sent = [hold(scope, "instances/web-1"), resize(scope, "web-1", 33), instances.set_labels(scope, env="x")]
+    turns_were_given(scope, operations)
+    assert "resizeVolume" not in simulated.calls
+    held.set()
     for one in sent:
         done(scope, operations, one)
     found = instances.get(scope)
     assert (dict(found.labels), found.disks[0].diskSizeGb) == ({"env": "x"}, 33)
+
+
+def test_a_disk_that_is_attached_before_its_resize_has_its_turn(
+    disks: Scope, operations: Finish, simulated: Cloud, held: threading.Event
+) -> None:
+    """At its turn it is a disk of a machine, on which something else runs by then."""
+    done(disks, operations, instances.insert(disks, instances.wanted()))
+    source = f"{ZONE_LINK}/disks/data-1"
+    first_on_disk = hold(disks, "disks/data-1")
+    attach = instances_pb2.AttachDiskInstanceRequest(
+        project="demo", zone="ch-zh-1", instance="web-1", resource=instances_pb2.AttachedDisk(source=source)
+    )
+    attached = ask(disks, "Instances.AttachDisk", attach)
+    grow = resize(disks, "data-1", 20)
+    turns_were_given(disks, operations)
+    assert "attachVolume" not in simulated.calls
+    # Behind the attach: the machine is busy again when the resize, which knew of none, has its turn on the disk.
+    later = instances.act(disks, "Reset")
+    simulated.app.faults.append(Fault("hang", "rebootVirtualMachine"))
+    held.set()
+    for one in (first_on_disk, attached):
+        done(disks, operations, one)
+    until(lambda: "zones/ch-zh-1/instances/web-1" in disks.store.turns_of(grow.name))
+    assert "resizeVolume" not in simulated.calls
+    simulated.let_go()
+    for one in (grow, later):
+        done(disks, operations, one)
+    assert get(disks, "data-1").sizeGb == 20
+    assert disks.store.turns_of(grow.name) == {"zones/ch-zh-1/disks/data-1"}
 
 
 def test_a_data_disk_of_a_running_machine(disks: Scope, operations: Finish) -> None:

@@ -28,9 +28,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     made.engine.dispose()
 
 
-def add(store: Store, name: str, owner: str = "a", target: str = "") -> str:
+def add(store: Store, name: str, owner: str = "a", target: str = "", also: tuple[str, ...] = ()) -> str:
     store.add_operation(
-        name=name, owner=owner, project="p", scope="global", type="t", target=target or name, subject="s",
+        also=also, name=name, owner=owner, project="p", scope="global", type="t", target=target or name, subject="s",
         handler="h", status="PENDING", inserted=time.time(),
     )  # fmt: skip
     return name
@@ -38,7 +38,7 @@ def add(store: Store, name: str, owner: str = "a", target: str = "") -> str:
 
 def done(store: Store, *names: str) -> None:
     for name in names:
-        store.update_operation(name, status="DONE", ended=time.time())
+        store.end_operation(name, ended=time.time())
 
 
 def test_operations_on_one_target_take_turns(store: Store) -> None:
@@ -62,6 +62,56 @@ def test_one_that_was_written_late_does_not_run_beside_its_successor(store: Stor
     assert store.claim("x", 64, 16) == []
     done(store, "second")
     assert store.claim("x", 64, 16) == ["first"]
+
+
+def test_an_operation_on_two_things_takes_turns_on_both(store: Store) -> None:
+    add(store, "stop", target="vm")
+    add(store, "resize", target="disk", also=("vm",))
+    add(store, "labels", target="disk")
+    add(store, "attach", target="vm2", also=("disk", "disk2"))
+    add(store, "start", target="vm")
+    add(store, "attach2", target="vm3", also=("disk2",))
+    add(store, "stranger", owner="b", target="disk")
+    # What begins when the one before is done.
+    turns = [{"stop", "stranger"}, {"resize"}, {"labels", "start"}, {"attach"}, {"attach2"}]
+    for name, begun in zip(("stop", "resize", "labels", "attach", "attach2"), turns, strict=True):
+        assert set(store.claim("x", 64, 16)) == begun
+        done(store, name)
+    assert store.claim("x", 64, 16) == []
+    with store.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM turns")).scalar() == 0
+
+
+def test_one_that_finds_out_what_else_it_changes_queues_again_at_its_place(store: Store) -> None:
+    add(store, "resize", target="disk")
+    add(store, "stop", target="vm")
+    add(store, "start", target="vm")
+    assert store.claim("x", 64, 16) == ["resize", "stop"]
+    store.begin_execution("resize", "x")
+    store.queue_again("resize", "somebody else", ["vm"])
+    assert store.turns_of("resize") == {"disk"}
+    store.queue_again("resize", "x", ["vm"])
+    assert store.turns_of("resize") == {"disk", "vm"}
+    add(store, "labels", target="disk")
+    # Of its two things one is not free, so it has none of them; and nobody overtakes it.
+    assert store.claim("x", 64, 16) == store.claim_due(8) == []
+    done(store, "stop")
+    # It was begun before: it is gone on with, by anybody.
+    assert store.claim("x", 64, 16) == []
+    assert store.claim_due(8) == ["resize"]
+    assert store.begin_execution("resize", "y") == 2
+    done(store, "resize")
+    assert set(store.claim("x", 64, 16)) == {"start", "labels"}
+
+
+def test_what_gets_another_name_takes_turns_by_that(store: Store) -> None:
+    add(store, "rename", target="vm")
+    add(store, "resize", target="disk", also=("vm",))
+    store.retarget("a", "vm", "vm2")
+    add(store, "stop", target="vm2")
+    assert store.claim("x", 64, 16) == ["rename"]
+    done(store, "rename")
+    assert store.claim("x", 64, 16) == ["resize"]
 
 
 def test_an_owner_has_a_bounded_number_at_work(store: Store) -> None:

@@ -73,6 +73,16 @@ sa.Index(
     postgresql_where=operations.c.status != "DONE",
 )
 
+# What an operation takes turns on besides its target, while it is not done.
+turns = sa.Table(
+    "turns",
+    metadata,
+    sa.Column("operation", sa.String(80), primary_key=True),
+    sa.Column("target", sa.String(512), primary_key=True),
+    sa.Column("owner", sa.String(80), nullable=False),
+    sa.Index("turns_by_target", "owner", "target"),
+)
+
 firewalls = sa.Table(
     "firewalls",
     metadata,
@@ -117,11 +127,12 @@ class Store:
 
     # Operations
 
-    def add_operation(self, **values: Any) -> None:
-        """Raises Duplicate when the owner used this request id before."""
+    def add_operation(self, *, also: Collection[str] = (), **values: Any) -> None:
+        """also: what it takes turns on besides its target. Raises Duplicate when the owner used this request id."""
         try:
             with self.engine.begin() as connection:
                 connection.execute(operations.insert().values(**values))
+                _add_turns(connection, values["owner"], values["name"], also)
         except IntegrityError:
             raise Duplicate(values["name"]) from None
         self._changes += 1
@@ -197,8 +208,10 @@ class Store:
         query = operations.update().where(
             operations.c.owner == owner, operations.c.target == before, operations.c.status != "DONE"
         )
+        besides = turns.update().where(turns.c.owner == owner, turns.c.target == before)
         with self.engine.begin() as connection:
             connection.execute(query.values(target=after))
+            connection.execute(besides.values(target=after))
         self._changes += 1
 
     def unfinished(self) -> tuple[int, float]:
@@ -219,8 +232,9 @@ class Store:
     def claim(self, executor: str, free: int, per_owner: int) -> list[str]:
         """Give this executor up to `free` operations whose turn it is; returns their names.
 
-        Operations on one target take turns in the order of their submission. An owner has at most `per_owner` at work,
-        and no more than there are places left: the last places are for those who have none.
+        Operations on one target take turns in the order of their submission; one with several gets all at once, so
+        none waits with a turn that another waits for. An owner has at most `per_owner` at work, and no more than there
+        are places left: the last places are for those who have none. What was begun before is due (`claim_due`).
         """
         waiting = sa.select(sa.literal(1)).where(operations.c.status == "PENDING").limit(1)
         with self.engine.connect() as connection:
@@ -228,19 +242,18 @@ class Store:
                 return []
         with self._one_at_a_time() as connection:
             names: list[str] = []
-            for name, rank in connection.execute(_ready(min(per_owner, free), free)).all():
-                if rank > min(per_owner, free - len(names)):
+            begun: list[str] = []
+            for name, executions, rank in connection.execute(_ready(min(per_owner, free), free)).all():
+                if rank > min(per_owner, free - len(names) - len(begun)):
                     break
-                names.append(name)
-            if names:
-                now = time.time()
-                values = {
-                    "status": "RUNNING",
-                    "executor": executor,
-                    "started": sa.func.coalesce(operations.c.started, now),
-                }
-                connection.execute(operations.update().where(operations.c.name.in_(names)).values(values))
-        if names:
+                (begun if executions else names).append(name)
+            now = time.time()
+            fresh = {"status": "RUNNING", "executor": executor, "started": sa.func.coalesce(operations.c.started, now)}
+            again = {"status": "RUNNING", "due": now}
+            for some, values in ((names, fresh), (begun, again)):
+                if some:
+                    connection.execute(operations.update().where(operations.c.name.in_(some)).values(values))
+        if names or begun:
             self._changes += 1
         return names
 
@@ -275,6 +288,27 @@ class Store:
         )
         with self.engine.begin() as connection:
             connection.execute(query.values(executor=None, due=due))
+
+    def queue_again(self, name: str, executor: str, also: Collection[str]) -> None:
+        """An operation that the executor leaves until its turn on these has come too."""
+        query = operations.update().where(
+            operations.c.name == name, operations.c.status == "RUNNING", operations.c.executor == executor
+        )
+        with self.engine.begin() as connection:
+            owner = connection.execute(
+                query.values(status="PENDING", executor=None, due=None).returning(operations.c.owner)
+            ).scalar()
+            if owner is not None:
+                connection.execute(turns.delete().where(turns.c.operation == name))
+                _add_turns(connection, owner, name, also)
+        self._changes += 1
+
+    def turns_of(self, name: str) -> set[str]:
+        """What an operation takes turns on."""
+        own = sa.select(operations.c.target).where(operations.c.name == name)
+        besides = sa.select(turns.c.target).where(turns.c.operation == name)
+        with self.engine.connect() as connection:
+            return {row[0] for row in connection.execute(sa.union(own, besides))}
 
     def park_of_dead(self, since: float) -> list[str]:
         """Free the operations of executors whose last heartbeat is older than `since`; returns their names."""
@@ -327,6 +361,12 @@ class Store:
     def update_operation(self, name: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(operations.update().where(operations.c.name == name).values(**values))
+        self._changes += 1
+
+    def end_operation(self, name: str, **values: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(operations.update().where(operations.c.name == name).values(status="DONE", **values))
+            connection.execute(turns.delete().where(turns.c.operation == name))
         self._changes += 1
 
     def delete_operation(self, owner: str, name: str) -> bool:
@@ -432,18 +472,36 @@ class Store:
             return connection.execute(query).mappings().all()
 
 
-def _ready(per_owner: int, limit: int) -> sa.Select[Any]:
-    """(name, rank) of operations that may run, best first. Rank: how many its owner has at work with it and with those
-    of its own that go before it; who has least comes first."""
-    earlier = operations.alias()
-    blocked = sa.exists().where(
+def _add_turns(connection: sa.Connection, owner: str, operation: str, also: Collection[str]) -> None:
+    if also:
+        connection.execute(
+            turns.insert(), [{"operation": operation, "target": target, "owner": owner} for target in sorted(set(also))]
+        )
+
+
+def _blocked() -> sa.ColumnElement[bool]:
+    """Whether another operation goes before one on something that both take turns on. Each part has its index."""
+    earlier, own, others = operations.alias(), turns.alias(), turns.alias()
+    goes_before = (
         earlier.c.owner == operations.c.owner,
-        earlier.c.target == operations.c.target,
         earlier.c.status != "DONE",
         # A running one that was submitted later has had its turn, when the earlier one was not written yet.
         (earlier.c.sequence < operations.c.sequence) | (earlier.c.status == "RUNNING"),
         earlier.c.sequence != operations.c.sequence,
     )
+    of_own, of_others = own.c.operation == operations.c.name, others.c.operation == earlier.c.name
+    of_owner = others.c.owner == operations.c.owner
+    return sa.or_(
+        sa.exists().where(earlier.c.target == operations.c.target, *goes_before),
+        sa.exists().where(of_own, earlier.c.target == own.c.target, *goes_before),
+        sa.exists().where(of_owner, others.c.target == operations.c.target, of_others, *goes_before),
+        sa.exists().where(of_own, of_owner, others.c.target == own.c.target, of_others, *goes_before),
+    )
+
+
+def _ready(per_owner: int, limit: int) -> sa.Select[Any]:
+    """(name, how often it was begun, rank) of operations that may run, best first. Rank: how many its owner has at work
+    with it and with those of its own that go before it; who has least comes first."""
     at_work = (
         sa.select(operations.c.owner, sa.func.count().label("count"))
         # Behind a `#`: what only waits for operations of its own, which must not wait for it.
@@ -454,13 +512,13 @@ def _ready(per_owner: int, limit: int) -> sa.Select[Any]:
     position = sa.func.row_number().over(partition_by=operations.c.owner, order_by=operations.c.sequence)
     rank = position + sa.func.coalesce(at_work.c.count, 0)
     heads = (
-        sa.select(operations.c.name, operations.c.sequence, rank.label("rank"))
+        sa.select(operations.c.name, operations.c.executions, operations.c.sequence, rank.label("rank"))
         .outerjoin(at_work, at_work.c.owner == operations.c.owner)
-        .where(operations.c.status == "PENDING", ~blocked)
+        .where(operations.c.status == "PENDING", ~_blocked())
         .subquery()
     )
     return (
-        sa.select(heads.c.name, heads.c.rank)
+        sa.select(heads.c.name, heads.c.executions, heads.c.rank)
         .where(heads.c.rank <= per_owner)
         .order_by(heads.c.rank, heads.c.sequence)
         .limit(limit)

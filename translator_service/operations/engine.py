@@ -3,8 +3,8 @@
 A mutation checks what can be refused at once, then `submit`s: one row in the store. From then on
 
     submit    the row, PENDING; 429 for an owner with too many that are not done
-    claim     a translator with a free place takes an operation whose turn it is on its target, and whose owner has
-              not too many at work: RUNNING. Until then it holds nothing but its row
+    claim     a translator with a free place takes an operation whose turn it is on its target, and on what else it
+              takes turns on, and whose owner has not too many at work: RUNNING. Until then it holds nothing but its row
     run       a workflow with the row's name runs the registered handler with a `Run`, whose methods are the steps
     park      what cannot be found out now is left, without a thread, to be gone on with later (see run.Parked)
     take over what a translator that died, or stops, had in hand is gone on with by any other
@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, cast
@@ -47,6 +48,7 @@ from translator_service.operations.run import (
     Parked,
     ParkingClient,
     PatientStore,
+    Queued,
     Run,
     parking,
 )
@@ -123,18 +125,19 @@ def submit(
     target_id: int = 0,
     preview: dict[str, Any] | None = None,
     group: str = "",
+    also: Collection[str] = (),
 ) -> pb.Operation:
     """Begin an operation. target: path below the project, as `zones/z/instances/i`, which also tells its scope; what
     comes behind a `#` only tells it apart from others, which it takes no turns with.
 
-    preview: of what an insert makes, for `awaited`. group: id of the operations of one request. Raises 429 when too
-    many of the project's operations are not done.
+    preview: of what an insert makes, for `awaited`. group: id of the operations of one request. also: what it takes
+    turns on besides its target, paths like it. Raises 429 when too many of the project's operations are not done.
     """
     limit = scope.environment.settings.operations_unfinished
     if scope.store.unfinished_of(scope.project.key) >= limit:
         text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
         raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
-    name = _insert(scope, type, target, target_id, handler, payload, preview, group)
+    name = _insert(scope, type, target, target_id, handler, payload, preview, group, also)
     row = scope.store.operation_by_name(name)
     assert row is not None
     if _engine is not None:
@@ -175,6 +178,7 @@ def _insert(
     payload: dict[str, Any],
     preview: dict[str, Any] | None = None,
     group: str = "",
+    also: Collection[str] = (),
 ) -> str:
     now = time.time()
     name = f"operation-{int(now * 1000)}-{secrets.token_hex(7)[:13]}-{secrets.token_hex(4)}-{secrets.token_hex(4)}"
@@ -211,6 +215,7 @@ def _insert(
             request_hash=scope.request_hash,
             preview=shown,
             group_id=group,
+            also=also,
         )
     except Duplicate:
         row = _of_request(scope)
@@ -395,21 +400,16 @@ class Engine:
     def _park(self, name: str, parked: Parked) -> None:
         due = time.time() + parked.seconds * random.uniform(0.7, 1.3)  # noqa: S311 - spreads them
         try:
-            self._plain.park([name], self.executor, due)
+            if isinstance(parked, Queued):
+                self._plain.queue_again(name, self.executor, parked.also)
+            else:
+                self._plain.park([name], self.executor, due)
         except AWAY:
             # The watch does it when the database is back.
             log.warning("operation_not_parked", name=name)
 
     def _end(self, store: Store, name: str, error: dict[str, Any] | None) -> None:
-        values = {
-            "status": "DONE",
-            "progress": 100,
-            "ended": time.time(),
-            "error": error,
-            "payload": b"",
-            "preview": None,
-        }
-        store.update_operation(name, **values, due=None)
+        store.end_operation(name, progress=100, ended=time.time(), error=error, payload=b"", preview=None, due=None)
 
     def _carry_out(self, environment: Environment, row: sa.RowMapping, first: bool) -> dict[str, Any] | None:
         """The error that the operation ends with, None if it succeeds."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -65,6 +65,14 @@ class Parked(BaseException):
         super().__init__(reason)
         self.reason = reason
         self.seconds = _LATER if seconds is None else seconds
+
+
+class Queued(Parked):
+    """Leaves the operation until its turn on these things has come too; it keeps its place in the order."""
+
+    def __init__(self, also: Collection[str]):
+        super().__init__(f"its turn on {', '.join(sorted(also))}", 0.0)
+        self.also = also
 
 
 @contextmanager
@@ -251,6 +259,12 @@ class Run:
     def forget_preview(self) -> None:
         """What this insert was to make is not coming."""
         self.scope.store.update_operation(self.name, preview=None)
+
+    def take_turns(self, *targets: str) -> None:
+        """Go on only when it is the operation's turn on these things besides its target, which nobody knew of at its
+        submit. Raises Queued: to be asked before anything is changed, in the step that finds out what they are."""
+        if not self.scope.store.turns_of(self.name).issuperset(targets):
+            raise Queued(targets)
 
     def client(self) -> Client:
         """CloudStack for one step, with a deadline of its own."""

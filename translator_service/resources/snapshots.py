@@ -309,11 +309,12 @@ def _submit(scope: Scope, zone: Zone, text: str, wanted: pb.Snapshot, type: str)
     about = MessageToDict(of_disk) | {"sourceDisk": f"{zone.path}/disks/{name}"} | fields.kept(wanted)
     about.pop("labels", None)
     check_kept(about)
-    on_disk = type != "insert"
+    on_disk, path = type != "insert", f"{zone.path}/disks/{name}"
     return engine.submit(
         scope,
         type=type,
-        target=f"{zone.path}/disks/{name}" if on_disk else f"global/snapshots/{wanted.name}",
+        target=path if on_disk else f"global/snapshots/{wanted.name}",
+        also=[] if on_disk else [path],
         target_id=number(row["id"]) if on_disk else 0,
         handler="snapshots.take",
         payload={

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import Any
 
@@ -19,7 +18,7 @@ from translator_service.gce.naming import number
 from translator_service.kept import details as kept
 from translator_service.kept import fields, tags
 from translator_service.operations import engine
-from translator_service.operations.run import OperationError, Parked, Run, handler
+from translator_service.operations.run import OperationError, Run, handler
 from translator_service.places import Zone
 from translator_service.resources import disk_types
 from translator_service.resources.disks import intents, view
@@ -32,11 +31,6 @@ _CALLS = ("listVolumes", "listVirtualMachines", "resizeVolume", "updateVirtualMa
 # What is only kept, and may be changed. (GCE changes no description, and no features of the guest.)
 _KEPT = ("architecture", "licenseCodes", "licenses", "locationHint")
 _FIELDS = ("labels", "sizeGb", *_KEPT)
-# Seconds: how long an operation of the instance is waited for in one go, how often it is looked for, and until the next
-# go.
-_PATIENCE, _PAUSE, _LATER = 5.0, 0.2, 5.0
-# How often the size is written and looked for again: another operation may have written what it had read before.
-_ATTEMPTS = 5
 
 
 @rpc(
@@ -126,7 +120,14 @@ def _submit(
         target_id=number(view.identity_of(row)),
         handler="disks.change",
         payload={"zone": zone.name, "name": name, "id": view.identity_of(row), **changes},
+        also=_users(scope, zone, row, changes),
     )
+
+
+def _users(scope: Scope, zone: Zone, row: Row, changes: dict[str, Any]) -> list[str]:
+    """The instance that a new size is a change of too: CloudStack queues what is done to one machine nowhere."""
+    user = view.user_of(scope, zone, row) if changes.get("size") is not None else None
+    return [user] if user else []
 
 
 def _check(scope: Scope, zone: Zone, name: str, row: Row, changes: dict[str, Any]) -> None:
@@ -161,6 +162,8 @@ def do_change(run: Run) -> None:
         if row is None:
             path = scope.links.path(zone.path, "disks", name)
             raise OperationError("RESOURCE_NOT_FOUND", f"The resource '{path}' was not found", 404)
+        # It may be another's by now. While this has its turn, none attaches or detaches it.
+        run.take_turns(*_users(scope, zone, row, payload))
         _check(scope, zone, name, row, payload)
         return row
 
@@ -174,7 +177,7 @@ def do_change(run: Run) -> None:
     if size is not None and size != view.size_gb(row["size"]):
         run.job("resize", "resizeVolume", id=row["id"], size=str(size))
     if size is not None and row.get("type") == "ROOT" and row.get("virtualmachineid"):
-        run.look("boot-disk", lambda scope: _keep_size(run, scope, zone, row, size))
+        run.look("boot-disk", lambda scope: _keep_size(scope, row, size))
     if payload.get("about"):
         retag(run, "kept", "Volume", row["id"], tags.DISK, row, about)
     if "labels" in payload:
@@ -189,22 +192,11 @@ def _retagged(row: Row, payload: dict[str, Any], about: dict[str, Any]) -> dict[
     return {**rest, **tags.pack(tags.LABELS, labels), **tags.pack(tags.DISK, about)}
 
 
-def _keep_size(run: Run, scope: Scope, zone: Zone, disk: Row, size: int) -> None:
-    """An instance keeps the size of its boot disk in its details, so that a list of instances needs no volumes.
-
-    Who changes details sends back all of them: not while an operation of the instance does.
-    """
-    user = view.user_of(scope, zone, disk)
-    for _ in range(_ATTEMPTS):
-        until = time.monotonic() + _PATIENCE
-        while user and scope.store.is_busy(scope.project.key, user):
-            if time.monotonic() > until:
-                raise Parked("an operation of the instance runs", _LATER)
-            run.pause(_PAUSE)
-        rows = scope.client.read("listVirtualMachines", id=disk["virtualmachineid"], details="min").items
-        details = (rows[0].get("details") or {}) if rows else {}
-        about = kept.unpack(details, kept.DISK, {})
-        if about.get("sizeGb", size) == size:
-            return
+def _keep_size(scope: Scope, disk: Row, size: int) -> None:
+    """An instance keeps the size of its boot disk in its details, so that a list of instances needs no volumes."""
+    rows = scope.client.read("listVirtualMachines", id=disk["virtualmachineid"], details="min").items
+    details = (rows[0].get("details") or {}) if rows else {}
+    about = kept.unpack(details, kept.DISK, {})
+    if about.get("sizeGb", size) != size:
         changed = kept.parameters_of_update(details, {kept.DISK: {**about, "sizeGb": size}})
         scope.client.write("updateVirtualMachine", {"id": disk["virtualmachineid"], **changed})

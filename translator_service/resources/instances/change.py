@@ -192,7 +192,7 @@ def update(
     object is merged, None takes away. parameters: of updateVirtualMachine. rename: its new name. tags: its
     new network tags. stopped: what of it only a stopped machine can have changed, in words.
     """
-    payload = {
+    payload: dict[str, Any] = {
         "changes": changes or {},
         "config": config or {},
         "parameters": parameters or {},

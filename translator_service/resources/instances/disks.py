@@ -85,7 +85,16 @@ def attach_disk(scope: Scope, request: pb.AttachDiskInstanceRequest) -> Message:
     _check_attach(disk, row, _disks(scope, zone, row, name))
     sent = MessageToDict(disk, preserving_proto_field_name=True)
     return submit(
-        scope, zone, name, row, "attachDisk", "instances.attach-disk", disk=volume["id"], disk_name=disk_name, sent=sent
+        scope,
+        zone,
+        name,
+        row,
+        "attachDisk",
+        "instances.attach-disk",
+        also=[sources.path(zone, disk_name)],
+        disk=volume["id"],
+        disk_name=disk_name,
+        sent=sent,
     )
 
 
@@ -172,6 +181,7 @@ def detach_disk(scope: Scope, request: pb.DetachDiskInstanceRequest) -> Message:
         row,
         "detachDisk",
         "instances.detach-disk",
+        also=[sources.path(zone, disk.name)] if disk else [],
         device=request.deviceName,
         disk=disk.volume["id"] if disk else None,
     )
@@ -195,11 +205,12 @@ def _check_detach(row: Row, there: Sequence[Attached], device: str) -> Attached:
 
 @handler("instances.detach-disk")
 def do_detach(run: Run) -> None:
-    _, row, there = _at_turn(run)
+    zone, row, there = _at_turn(run)
     disk = _check_detach(row, there, run.payload["device"])
     if run.payload["disk"] not in (None, disk.volume["id"]):
         # Another one has the device name by now.
         _find((), run.payload["device"])
+    run.step("disk-turn", lambda: run.take_turns(sources.path(zone, disk.name)))
     if disk.is_boot:
         name_disk(run, "name-disk", disk.volume, disk.name)
     run.job("detach", "detachVolume", id=disk.volume["id"])

@@ -6,7 +6,7 @@ says: a row as CloudStack's, with `awaited`, the name of the operation, and no i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from google.protobuf.message import Message
@@ -129,8 +129,18 @@ def check_free(scope: Scope, zone: Zone, name: str) -> None:
 # Operations on one instance
 
 
-def submit(scope: Scope, zone: Zone, name: str, row: Row, type: str, handler: str, **payload: Any) -> Message:
-    """Begin an operation on an instance that was found. payload: besides what `target` says."""
+def submit(
+    scope: Scope,
+    zone: Zone,
+    name: str,
+    row: Row,
+    type: str,
+    handler: str,
+    *,
+    also: Collection[str] = (),
+    **payload: Any,
+) -> Message:
+    """Begin an operation on an instance that was found. also: as of `engine.submit`; payload: besides `target`."""
     return engine.submit(
         scope,
         type=type,
@@ -138,6 +148,7 @@ def submit(scope: Scope, zone: Zone, name: str, row: Row, type: str, handler: st
         target_id=target_id(row),
         handler=handler,
         payload={**target(scope, zone, name, row), **payload},
+        also=also,
     )
 
 

@@ -92,6 +92,7 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
     find.check_free(scope, zone, wanted.name)
     for disk in disks.names:
         claims.check_free(scope.client, scope, zone, disk, wanted.name)
+    there = {disks.boot["name"], *(one["about"]["name"] for one in disks.data)}.difference(disks.names)
 
     for account in wanted.serviceAccounts:
         if account.email == "default":
@@ -141,6 +142,7 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 payload=payload,
                 preview=_preview(wanted, sent, nics, size.row, disks.preview),
                 group=group,
+                also=[sources.path(zone, disk) for disk in there],
             )
 
     return submit

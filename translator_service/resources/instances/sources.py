@@ -19,6 +19,11 @@ MOST = 128
 _LONGEST_DEVICE = 128
 
 
+def path(zone: Zone, name: str) -> str:
+    """Of a disk, as the target of operations. Who attaches or detaches it takes turns on it with its other changes."""
+    return f"{zone.path}/disks/{name}"
+
+
 def find(scope: Scope, zone: Zone, text: str, field: str) -> tuple[str, Row]:
     """(GCE name, row) of a disk that nobody uses; of one that is still to be made, the row of its intent.
 
