@@ -116,6 +116,8 @@ class Scope:
     request_hash: str = ""
     # Whether somebody still waits for the answer.
     is_wanted: Callable[[], bool] = lambda: True
+    # What the client should know of the operation that this request begins: {"code", "message", "data"}.
+    warnings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def names(self) -> NameMap:
@@ -132,6 +134,12 @@ class Scope:
     @property
     def pager(self) -> Pager:
         return self.environment.pager
+
+    def warn(self, code: str, message: str, **data: str) -> None:
+        """Once, however often it is found."""
+        warning = {"code": code, "message": message, "data": data}
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def is_own(self, row: Row) -> bool:
         """Whether a row of a list that shows things of others too belongs to the project of the request."""

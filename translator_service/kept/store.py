@@ -52,7 +52,7 @@ operations = sa.Table(
     sa.Column("started", sa.Float),
     sa.Column("ended", sa.Float),
     sa.Column("error", sa.JSON),  # {"code", "message", "status", "reason"}
-    sa.Column("warnings", sa.JSON),  # [{"code", "message"}]
+    sa.Column("warnings", sa.JSON),  # [{"code", "message", "data"}]
     sa.Column("request_id", sa.String(64)),  # the client's requestId, None without one
     sa.Column("request_hash", sa.String(64), nullable=False, default=""),
     sa.Column("executions", sa.Integer, nullable=False, default=0),

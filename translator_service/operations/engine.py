@@ -216,6 +216,7 @@ def _insert(
             preview=shown,
             group_id=group,
             also=also,
+            warnings=scope.warnings or None,
         )
     except Duplicate:
         row = _of_request(scope)

@@ -51,5 +51,6 @@ def operation(row: Mapping[Any, Any], links: Links) -> pb.Operation:
         message.httpErrorStatusCode = error["status"]
         message.httpErrorMessage = error["http_message"]
     for warning in row["warnings"] or ():
-        message.warnings.add(code=warning["code"], message=warning["message"])
+        data = [{"key": key, "value": value} for key, value in warning.get("data", {}).items()]
+        message.warnings.add(code=warning["code"], message=warning["message"], data=data)
     return message
