@@ -34,6 +34,7 @@ from translator_service.gce.names_file import NameMap
 from translator_service.gce.paging import Pager
 from translator_service.kept.store import open_store
 from translator_service.operations import engine as engine_module
+from translator_service.operations.run import Run, handler
 from translator_service.scope import Caller, Environment, Scope, scope_of
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -256,3 +257,46 @@ def auth(environment: Environment, tmp_path: Path) -> Iterator[Auth]:
     made = Auth(environment, tmp_path)
     yield made
     made.close()
+
+
+class Hold:
+    """Operations that are at work on something until they are let go."""
+
+    def __init__(self) -> None:
+        self._free = threading.Event()
+
+    def on(self, scope: Scope, target: str) -> Any:
+        """target: in the zone ch-zh-1, as `disks/data-1`."""
+        target = f"zones/ch-zh-1/{target}"
+        return engine_module.submit(scope, type="x", target=target, handler="tests.hold", payload={})
+
+    def until_turns_were_given(self, scope: Scope) -> None:
+        """Return when what could begin before this was asked has begun."""
+        sent = engine_module.submit(scope, type="x", target="", handler="tests.nothing", payload={})
+        until(lambda: (row := scope.store.operation_by_name(sent.name)) is not None and row["status"] == "DONE")
+
+    def wait(self) -> None:
+        assert self._free.wait(LONG)
+
+    def let_go(self) -> None:
+        self._free.set()
+
+
+_HOLD = Hold()
+
+
+@handler("tests.hold")
+def _hold(run: Run) -> None:
+    _HOLD.wait()
+
+
+@handler("tests.nothing")
+def _nothing(run: Run) -> None:
+    pass
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    _HOLD.__init__()  # type: ignore[misc]
+    yield _HOLD
+    _HOLD.let_go()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from gstack.compute.v1 import iam_pb2, instances_pb2, operations_pb2
 from gstack.kernel.errors import ApiError
 from simulator.app import Fault
 from simulator.families.jobs import restart
-from tests.conftest import LINK_BASE, Cloud, OpenScope
+from tests.conftest import LINK_BASE, Cloud, Hold, OpenScope
 from tests.unit import test_instances as instances
 from tests.unit.killed import killed_in_each
 from tests.unit.made import ask, first, job, machine, until, volume
@@ -23,14 +22,12 @@ from tests.unit.test_disks import Calls, get
 from tests.unit.test_disks import names as listed
 from tests.unit.test_disks_insert import IMAGE, insert, left_behind, row_of
 from tests.unit.test_instances import Finish, done, refused
-from tests.waits import LONG
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import number
 from translator_service.kept import tags
 from translator_service.operations import engine
-from translator_service.operations.run import Run, handler
 from translator_service.resources.disks import intents, view
 from translator_service.scope import Scope
 
@@ -205,45 +202,15 @@ def test_the_boot_disk_of_a_running_machine(scope: Scope, operations: Finish, ma
     assert found == before
 
 
-@handler("tests.hold")
-def _hold(run: Run) -> None:
-    assert HELD.wait(LONG)
-
-
-HELD = threading.Event()
-
-
-@pytest.fixture
-def held() -> Iterator[threading.Event]:
-    HELD.clear()
-    yield HELD
-    HELD.set()
-
-
-def hold(scope: Scope, target: str) -> Any:
-    """An operation on something, which ends when `held` is set."""
-    return engine.submit(scope, type="x", target=f"zones/ch-zh-1/{target}", handler="tests.hold", payload={})
-
-
-def turns_were_given(scope: Scope, operations: Finish) -> None:
-    """What had its turn when this is asked has begun."""
-    done(scope, operations, engine.submit(scope, type="x", target="", handler="tests.nothing", payload={}))
-
-
-@handler("tests.nothing")
-def _nothing(run: Run) -> None:
-    pass
-
-
 def test_the_boot_disk_of_a_machine_that_is_changed_meanwhile(
-    scope: Scope, operations: Finish, simulated: Cloud, held: threading.Event
+    scope: Scope, operations: Finish, simulated: Cloud, hold: Hold
 ) -> None:
     """Its resize takes turns with what else is done to the machine, and neither undoes what the other writes."""
     done(scope, operations, instances.insert(scope, instances.wanted()))
-    sent = [hold(scope, "instances/web-1"), resize(scope, "web-1", 33), instances.set_labels(scope, env="x")]
-    turns_were_given(scope, operations)
+    sent = [hold.on(scope, "instances/web-1"), resize(scope, "web-1", 33), instances.set_labels(scope, env="x")]
+    hold.until_turns_were_given(scope)
     assert "resizeVolume" not in simulated.calls
-    held.set()
+    hold.let_go()
     for one in sent:
         done(scope, operations, one)
     found = instances.get(scope)
@@ -251,23 +218,23 @@ def test_the_boot_disk_of_a_machine_that_is_changed_meanwhile(
 
 
 def test_a_disk_that_is_attached_before_its_resize_has_its_turn(
-    disks: Scope, operations: Finish, simulated: Cloud, held: threading.Event
+    disks: Scope, operations: Finish, simulated: Cloud, hold: Hold
 ) -> None:
     """At its turn it is a disk of a machine, on which something else runs by then."""
     done(disks, operations, instances.insert(disks, instances.wanted()))
     source = f"{ZONE_LINK}/disks/data-1"
-    first_on_disk = hold(disks, "disks/data-1")
+    first_on_disk = hold.on(disks, "disks/data-1")
     attach = instances_pb2.AttachDiskInstanceRequest(
         project="demo", zone="ch-zh-1", instance="web-1", resource=instances_pb2.AttachedDisk(source=source)
     )
     attached = ask(disks, "Instances.AttachDisk", attach)
     grow = resize(disks, "data-1", 20)
-    turns_were_given(disks, operations)
+    hold.until_turns_were_given(disks)
     assert "attachVolume" not in simulated.calls
     # Behind the attach: the machine is busy again when the resize, which knew of none, has its turn on the disk.
     later = instances.act(disks, "Reset")
     simulated.app.faults.append(Fault("hang", "rebootVirtualMachine"))
-    held.set()
+    hold.let_go()
     for one in (first_on_disk, attached):
         done(disks, operations, one)
     until(lambda: "zones/ch-zh-1/instances/web-1" in disks.store.turns_of(grow.name))

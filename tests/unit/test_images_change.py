@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gstack.compute.v1 import common_pb2, iam_pb2, image_family_views_pb2
+from gstack.compute.v1 import common_pb2, iam_pb2, image_family_views_pb2, instances_pb2, operations_pb2
 from gstack.compute.v1 import images_pb2 as pb
 from simulator.world import Account, Template
-from tests.conftest import Cloud, OpenScope
+from tests.conftest import Cloud, Hold, OpenScope
+from tests.unit import test_disks_insert as disks
+from tests.unit import test_instances as instances
 from tests.unit.killed import killed_once
-from tests.unit.made import ask, first, job, machine, tag
+from tests.unit.made import ask, first, job, machine, tag, volume
 from tests.unit.test_images_insert import (
     DISK,
     PROJECT,
@@ -239,6 +242,66 @@ def test_what_makes_nothing_any_more(web: Scope, operations: Finish, state: str)
     assert (error.code, error.location) == (400, "resource.sourceImage") and state.lower() in error.message
     assert refused(lambda: insert(web, "img-2", sourceImage="global/images/img-1")).code == 400
     assert get(web).deprecated.state == state
+
+
+def _of_image(name: str = "vm-1", **fields: Any) -> Any:
+    initial = instances_pb2.AttachedDiskInitializeParams(sourceImage="global/images/img-1")
+    boot = instances_pb2.AttachedDisk(boot=True, initializeParams=initial)
+    return instances.wanted(name, disks=[boot, *fields.pop("disks", ())], **fields)
+
+
+def _bulk(scope: Scope) -> Any:
+    one = _of_image()
+    properties = instances_pb2.InstanceProperties(
+        machineType="micro", disks=one.disks, networkInterfaces=one.networkInterfaces
+    )
+    resource = instances_pb2.BulkInsertInstanceResource(count=2, namePattern="bulk-#", instanceProperties=properties)
+    request = instances_pb2.BulkInsertInstanceRequest(project="demo", zone="ch-zh-1", resource=resource)
+    return ask(scope, "Instances.BulkInsert", request)
+
+
+_USES: dict[str, Callable[[Scope], Any]] = {
+    "instances.insert": lambda scope: instances.insert(scope, _of_image()),
+    "instances.bulkInsert": _bulk,
+    "disks.insert": lambda scope: disks.insert(scope, "boot-1", sourceImage="global/images/img-1"),
+}
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("use", _USES)
+def test_what_is_made_of_a_deprecated_image_says_so(plain: Scope, operations: Finish, use: str, replaced: bool) -> None:
+    replacement = f"projects/demo/global/images/{DEBIAN}"
+    done(plain, operations, deprecate(plain, "DEPRECATED", **({"replacement": replacement} if replaced else {})))
+    sent = _USES[use](replace(plain, warnings=[]))
+    done(plain, operations, sent)
+    request = operations_pb2.GetZoneOperationRequest(project="demo", zone="ch-zh-1", operation=sent.name)
+    for found in (sent, ask(plain, "ZoneOperations.Get", request)):
+        (warning,) = (one for one in found.warnings if one.code == "DEPRECATED_RESOURCE_USED")
+        text = "The resource 'projects/demo/global/images/img-1' is deprecated."
+        assert warning.message == text + (f" A suggested replacement is '{replacement}'." if replaced else "")
+        data = {one.key: one.value for one in warning.data}
+        assert data.pop("resource_name") == "projects/demo/global/images/img-1"
+        assert data == ({"suggested_replacement": replacement} if replaced else {})
+    # And nothing says so of what is made of another.
+    assert not disks.insert(replace(plain, warnings=[]), "boot-2", sourceImage=f"global/images/{DEBIAN}").warnings
+
+
+@pytest.mark.parametrize("state", ["OBSOLETE", "DELETED"])
+def test_an_image_that_makes_nothing_any_more_at_its_turn(
+    plain: Scope, operations: Finish, simulated: Cloud, hold: Hold, state: str
+) -> None:
+    volume(plain, "data-1")
+    held = hold.on(plain, "disks/data-1")
+    source = instances_pb2.AttachedDisk(source="zones/ch-zh-1/disks/data-1")
+    deployed = simulated.calls["deployVirtualMachine"]
+    sent = instances.insert(plain, _of_image(disks=[source]))
+    done(plain, operations, deprecate(plain, state))
+    hold.let_go()
+    done(plain, operations, held)
+    row = operations(plain, sent)
+    assert (row["error"]["code"], row["error"]["status"]) == ("INVALID_USAGE", 400)
+    assert state.lower() in row["error"]["message"] and "disks[0]" in row["error"]["message"]
+    assert simulated.calls["deployVirtualMachine"] == deployed
 
 
 @pytest.mark.parametrize(

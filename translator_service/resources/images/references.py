@@ -11,7 +11,7 @@ from translator_service.gce.links import Reference, parse
 from translator_service.places import Zone
 from translator_service.resources.images import second
 from translator_service.resources.images.families import is_of, of_family, offered
-from translator_service.resources.images.templates import in_zone, kind, state_of, template_row, templates
+from translator_service.resources.images.templates import about, in_zone, kind, state_of, template_row, templates
 from translator_service.scope import Scope
 
 # A family in the view of one zone, as gcloud writes it.
@@ -33,7 +33,8 @@ class Asked:
 
 
 def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Asked:
-    """The template that a reference means, ready and usable in the zone. Raises 404, and 400 for one that is not."""
+    """The template that a reference means, ready and usable in the zone. Raises 404, and 400 for one that is not; warns
+    of a deprecated one."""
     reference = parse(text, field)
     if reference.collection not in ("", "images", FAMILY):
         raise invalid(field, f"'{text}'. The URL does not name an image.")
@@ -46,9 +47,24 @@ def resolve(scope: Scope, text: str, zone: Zone, field: str) -> Asked:
     if (state := state_of(here)) in ("OBSOLETE", "DELETED"):
         # What Google says of it too: such an image makes nothing any more.
         raise invalid(field, f"'{text}'. The image is {state.lower()} and cannot be used.")
+    if state == "DEPRECATED":
+        _warn(scope, _path(scope, reference), str(about(here)["deprecated"].get("replacement") or ""))
     if second.template_of(here):
         return Asked(template_row(scope, here), f"projects/{scope.project.name}/global/images/{here['name']}")
     return Asked(here, _asked_path(scope, reference, here))
+
+
+def names_one(text: str, field: str) -> bool:
+    """Whether a reference is to one image, and not to whatever is the newest of a family."""
+    return parse(text, field).collection != FAMILY
+
+
+def _warn(scope: Scope, path: str, replacement: str) -> None:
+    text, data = f"The resource '{path}' is deprecated.", {"resource_name": path}
+    if replacement:
+        data["suggested_replacement"] = replacement.partition("/compute/v1/")[2] or replacement
+        text += f" A suggested replacement is '{data['suggested_replacement']}'."
+    scope.warn("DEPRECATED_RESOURCE_USED", text, **data)
 
 
 def _asked_path(scope: Scope, reference: Reference, row: Row) -> str:

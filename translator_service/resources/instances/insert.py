@@ -42,6 +42,7 @@ from translator_service.places import Zone
 from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.disks import claims, intents
+from translator_service.resources.images import references
 from translator_service.resources.instances import find, insert_disks, metadata, roots, sources, view
 from translator_service.resources.instances.delete import destroy
 from translator_service.rpc import rpc
@@ -119,6 +120,7 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 "parameters": sent,
                 "tags": tags,
                 "keys": metadata.registrable_keys(scope, items)[:5],
+                "image": _named_image(wanted),
                 "disk": disks.boot["name"],
                 "names": disks.names,
                 **disks.payload,
@@ -146,6 +148,21 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
             )
 
     return submit
+
+
+def _named_image(wanted: pb.Instance) -> list[str]:
+    """[reference, field] of the image of the boot disk, [] for none; of a family's, one was chosen at submit."""
+    found = [("resource.image", wanted.image)] if not wanted.disks else []
+    for position, disk in enumerate(wanted.disks):
+        found.append((f"resource.disks[{position}].initializeParams.sourceImage", disk.initializeParams.sourceImage))
+    field, text = next((one for one in found if one[1]), ("", ""))
+    return [text, field] if text and references.names_one(text, field) else []
+
+
+def _check_image(run: Run, zone: Zone, scope: Scope) -> None:
+    """It may have become obsolete since the submit."""
+    text, field = run.payload["image"]
+    references.resolve(scope, text, zone, field)
 
 
 def _restarts(scheduling: pb.Scheduling) -> bool:
@@ -284,6 +301,8 @@ def _insert(run: Run, zone: Zone) -> None:
     parameters = dict(payload["parameters"])
     made: dict[str, str] = {}
     try:
+        if payload.get("image"):
+            run.look("image", partial(_check_image, run, zone))
         if payload.get("ips"):
             run.look("addresses", partial(_check_unused, run))
         if zone.security_groups:
