@@ -14,6 +14,7 @@ import binascii
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -152,13 +153,13 @@ def decoder(descriptor: Descriptor) -> Decode:
                 )
 
     for field in descriptor.fields:
-        fields[field.json_name] = _decided(decision(field), _field_decoder(field))
+        fields[field.json_name] = _decided(decision(field), _field_decoder(field), field.is_repeated)
     for name, found in absent(descriptor).items():
-        fields[name] = _decided(found, None)
+        fields[name] = _decided(found, None, False)
     return decode
 
 
-def _decided(found: Decision, fill: Decode | None) -> Decode:
+def _decided(found: Decision, fill: Decode | None, is_list: bool) -> Decode:
     """What the decision makes of a field. fill: of one that the message has."""
     if found.use in ("OUTPUT", "NOTHING"):
         return lambda message, value, path: None
@@ -167,6 +168,11 @@ def _decided(found: Decision, fill: Decode | None) -> Decode:
         def refuse(message: Message, value: Any, path: str) -> None:
             if not _says_nothing(value, found.unset):
                 raise unsupported(path, f"not supported here: {found.why}")
+            if fill is not None and not is_list:
+                # It comes back: to clients that hold a block of `false` against what they read, none is another thing.
+                # What it says nothing with may be of any type.
+                with suppress(ApiError):
+                    fill(message, value, path)
 
         return refuse
     if not found.unset:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from gstack.compute.v1 import common_pb2, iam_pb2
 from gstack.compute.v1 import instances_pb2 as pb
@@ -279,6 +280,54 @@ def test_automatic_restart_is_high_availability_where_the_offering_has_it(
     done(stopped, operations, change(stopped, "SetMachineType", machine_type("micro")))
     done(stopped, operations, change(stopped, "SetMachineType", machine_type(name)))
     assert row_of(stopped)["haenable"] is False
+
+
+BLOCKS: list[dict[str, Any]] = [
+    {
+        "advancedMachineFeatures": {"enableNestedVirtualization": False, "threadsPerCore": 0},
+        "confidentialInstanceConfig": {"enableConfidentialCompute": False},
+        "networkPerformanceConfig": {"totalEgressBandwidthTier": "DEFAULT"},
+        "workloadIdentityConfig": {"identityCertificateEnabled": False},
+        "displayDevice": {"enableDisplay": False},
+    },
+    # As a library writes them that leaves out what is false.
+    {
+        name: {}
+        for name in (
+            "advancedMachineFeatures", "confidentialInstanceConfig", "networkPerformanceConfig", "displayDevice",
+            "shieldedInstanceConfig", "reservationAffinity",
+        )
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_blocks_that_say_nothing_come_back(
+    scope: Scope, simulated: Cloud, operations: Finish, blocks: dict[str, Any]
+) -> None:
+    """To Terraform a block of false values that is not read back is a change, each time."""
+    resource = ParseDict(blocks, wanted())
+    resource.scheduling.gracefulShutdown.enabled = False
+    done(scope, operations, insert(scope, resource))
+    found = get(scope)
+    assert {name: MessageToDict(getattr(found, name)) for name in blocks if found.HasField(name)} == blocks
+    assert found.scheduling.HasField("gracefulShutdown") and found.scheduling.gracefulShutdown.HasField("enabled")
+    calls = dict(simulated.calls)
+    # Sent back it is no change, nor is an empty block that there was none of.
+    found.shieldedInstanceConfig.SetInParent()
+    assert change(scope, "Update", found).status == "DONE"
+    assert simulated.calls.get("updateVirtualMachine") == calls.get("updateVirtualMachine")
+
+
+def test_blocks_that_say_nothing_come_back_from_many(scope: Scope, operations: Finish) -> None:
+    properties = pb.InstanceProperties(
+        machineType="micro", disks=wanted().disks, networkInterfaces=wanted().networkInterfaces
+    )
+    properties.advancedMachineFeatures.enableNestedVirtualization = False
+    resource = pb.BulkInsertInstanceResource(count=1, namePattern="web-#", instanceProperties=properties)
+    request = pb.BulkInsertInstanceRequest(project="demo", zone="ch-zh-1", resource=resource)
+    done(scope, operations, ask(scope, "Instances.BulkInsert", request))
+    assert get(scope).advancedMachineFeatures.HasField("enableNestedVirtualization")
 
 
 def test_accelerators(running: Scope) -> None:

@@ -23,7 +23,8 @@ def names(descriptor: Descriptor) -> frozenset[str]:
 
 @cache
 def _is_kept(field: FieldDescriptor) -> bool:
-    return decision(field).use == "KEPT"
+    """Of what is refused, what says nothing is."""
+    return decision(field).use == "KEPT" or (decision(field).use == "REFUSED" and not field.is_repeated)
 
 
 @cache
@@ -35,14 +36,14 @@ def _has_kept(field: FieldDescriptor) -> bool:
 
 
 def kept(message: Message) -> dict[str, Any]:
-    """What is kept of a message; lists keep their length."""
+    """What is kept of a message; lists keep their length, and a message with nothing in it is one."""
     found: dict[str, Any] = {}
     for field, value in message.ListFields():
         if _is_kept(field):
             found |= MessageToDict(_only(message, field), preserving_proto_field_name=True)
         elif _has_kept(field):
             below = [kept(one) for one in value] if field.is_repeated else kept(value)
-            if any(below) if field.is_repeated else below:
+            if not field.is_repeated or any(below):
                 found[field.name] = below
     return found
 

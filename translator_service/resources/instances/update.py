@@ -45,6 +45,11 @@ _NEEDS = {
     "displayDevice": "RESTART",
     "shieldedInstanceConfig": "RESTART",
     "reservationAffinity": "RESTART",
+    # Of these there is only what says nothing.
+    "advancedMachineFeatures": "NO_EFFECT",
+    "confidentialInstanceConfig": "NO_EFFECT",
+    "networkPerformanceConfig": "NO_EFFECT",
+    "workloadIdentityConfig": "NO_EFFECT",
 }
 _GUARDS = ("fingerprint", "labelFingerprint")
 # Of those, what is only kept.
@@ -156,7 +161,8 @@ def _settings(scope: Scope, row: Row, wanted: pb.Instance, shown: pb.Instance) -
             account.email = default_service_account(scope.project.number)
     new, now = fields.kept(whole), fields.kept(shown)
     before = kept.unpack(row.get("details") or {}, kept.CONFIG, {})
-    differing = [name for name in _KEPT if new.get(name) != now.get(name)]
+    # A message with nothing in it is none.
+    differing = [name for name in _KEPT if (new.get(name) or None) != (now.get(name) or None)]
     return {name: _patch(before.get(name), new.get(name)) for name in differing}
 
 
