@@ -15,8 +15,8 @@ from simulator import cloud
 from simulator.app import Fault
 from simulator.families.jobs import restart
 from simulator.world import Network, ServiceOffering, VirtualMachine
-from tests.conftest import Cloud, OpenScope
-from tests.unit.made import ask, first, job, machine, network, until
+from tests.conftest import Cloud, Hold, OpenScope
+from tests.unit.made import ask, first, job, machine, network, until, volume
 from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from tests.unit.test_instances import (
@@ -413,6 +413,55 @@ def test_a_name_of_ours_with_the_key_of_another_is_not_taken(scope: Scope, opera
     pairs = {pair["name"] for pair in scope.client.read("listSSHKeyPairs").items}
     (ours,) = pairs - {name}
     assert row_of(scope)["details"]["SSH.KeyPairNames"] == ours
+
+
+def set_project_key(scope: Scope, operations: Finish, user: str) -> None:
+    common = common_pb2.Metadata(items=[common_pb2.Metadata.Items(key="ssh-keys", value=f"{user}:{KEY}")])
+    request = projects_pb2.SetCommonInstanceMetadataRequest(project="demo", resource=common)
+    done(scope, operations, ask(scope, "Projects.SetCommonInstanceMetadata", request))
+
+
+def test_a_project_key_that_is_set_while_the_machine_is_made(
+    scope: Scope, operations: Finish, simulated: Cloud
+) -> None:
+    """The change found no such machine yet: the insert gives it what holds by then."""
+    simulated.app.faults.append(Fault("hang", "deployVirtualMachine"))
+    sent = insert(scope, wanted(metadata=metadata(**{"ssh-keys": f"joe:{KEY}"})))
+    until(lambda: not simulated.app.faults)
+    set_project_key(scope, operations, "ann")
+    assert "updateVirtualMachine" not in simulated.calls
+    simulated.let_go()
+    done(scope, operations, sent)
+    assert f"ann 0 {KEY}\n" in user_data(scope) and f"joe 0 {KEY}\n" in user_data(scope)
+
+
+def test_a_project_key_that_is_set_while_an_insert_waits_for_its_turn(
+    scope: Scope, operations: Finish, simulated: Cloud, hold: Hold
+) -> None:
+    volume(scope, "data-1")
+    hold.on(scope, "disks/data-1")
+    source = pb.AttachedDisk(source="zones/ch-zh-1/disks/data-1")
+    sent = insert(scope, wanted(disks=[*wanted().disks, source]))
+    set_project_key(scope, operations, "ann")
+    hold.let_go()
+    done(scope, operations, sent)
+    assert f"ann 0 {KEY}\n" in user_data(scope)
+    # It was deployed with it, and CloudStack has the key too.
+    assert row_of(scope)["details"]["SSH.PublicKey"].split()[:2] == KEY.split()
+
+
+def test_while_the_projects_metadata_stay_nothing_more_is_asked(
+    scope: Scope, operations: Finish, simulated: Cloud
+) -> None:
+    set_project_key(scope, operations, "ann")
+    before = dict(simulated.calls)
+    done(scope, operations, insert(scope, wanted()))
+    assert "updateVirtualMachine" not in simulated.calls
+    assert simulated.calls["listVirtualMachines"] - before.get("listVirtualMachines", 0) == LISTS_OF_AN_INSERT
+
+
+# Of machines: two for the name at submit.
+LISTS_OF_AN_INSERT = 2
 
 
 @pytest.mark.parametrize("key", ["ssh-rsa", "ssh-rsa not-base64!", "ssh-rsa AAAA", "ssh-foo AAAAB3NzaC1mb28="])

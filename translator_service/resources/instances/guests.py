@@ -11,8 +11,9 @@ from translator_service.cloudstack.client import all_rows
 from translator_service.cloudstack.errors import NO_SUCH_ROW, TRY_LATER, CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.operations.run import Run
-from translator_service.resources.instances.metadata import changed_user_data, is_ours, metadata_items
+from translator_service.resources.instances.metadata import changed_user_data, is_ours, metadata_items, project_state
 from translator_service.resources.instances.view import DETAILS, HIDDEN
+from translator_service.scope import Scope
 
 # Machines that are changed at a time.
 _SIDE_BY_SIDE = 8
@@ -29,7 +30,31 @@ def refresh(run: Run) -> None:
         return [str(row["name"]) for row, future in zip(wanted, futures, strict=True) if not future.result()]
 
     for name in run.step("guests", lambda: run.patiently(work)):
-        run.warn("NOT_CRITICAL_ERROR", f"The guest of the instance '{name}' could not be given the metadata.")
+        run.warn("NOT_CRITICAL_ERROR", _NOT_GIVEN.format(name))
+
+
+def catch_up(run: Run, machine: str, known: str) -> None:
+    """A machine that was made meanwhile was none of those that a change of the project's metadata was given to.
+
+    known: `project_state` when its user data were made; as long as that is so CloudStack is not asked.
+    """
+
+    def work(scope: Scope) -> bool:
+        if project_state(scope) == known:
+            return True
+        try:
+            rows = scope.client.read("listVirtualMachines", id=machine, details=DETAILS).items
+        except CloudStackError as error:
+            if error.code in TRY_LATER:
+                raise
+            return error.code in NO_SUCH_ROW
+        return not rows or _is_done(run, rows[0])
+
+    if not run.look("guest-again", work):
+        run.warn("NOT_CRITICAL_ERROR", _NOT_GIVEN.format(run.payload["name"]))
+
+
+_NOT_GIVEN = "The guest of the instance '{}' could not be given the metadata."
 
 
 def _is_done(run: Run, row: Row) -> bool:

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.accounts import default_service_account
-from gstack.kernel.errors import invalid, not_found, required, unsupported
+from gstack.kernel.errors import ApiError, invalid, not_found, required, unsupported
 from translator_service import places
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client, all_rows
@@ -43,12 +43,13 @@ from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.disks import claims, intents
 from translator_service.resources.images import references
-from translator_service.resources.instances import find, insert_disks, metadata, roots, sources, view
+from translator_service.resources.instances import find, guests, insert_disks, metadata, roots, sources, view
 from translator_service.resources.instances.delete import destroy
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
 _DETAIL = "details[0]."
+_KEY_PAIRS = 5
 
 
 @rpc(
@@ -99,6 +100,7 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
         if account.email == "default":
             account.email = default_service_account(scope.project.number)
     config = view.settings_of(wanted) | nics[0]["config"] | ({"machineType": size.kept} if size.kept else {})
+    project = metadata.project_state(scope)
     data = metadata.user_data(scope, items, disks.parameters.get("templateid", ""))
 
     def submit() -> Message:
@@ -119,7 +121,8 @@ def prepare(scope: Scope, zone: Zone, wanted: pb.Instance, group: str = "") -> C
                 "network": nics[0]["network"],
                 "parameters": sent,
                 "tags": tags,
-                "keys": metadata.registrable_keys(scope, items)[:5],
+                "keys": metadata.registrable_keys(scope, items)[:_KEY_PAIRS],
+                "project": project,
                 "image": _named_image(wanted),
                 "disk": disks.boot["name"],
                 "names": disks.names,
@@ -174,6 +177,11 @@ def _merge_details(parameters: dict[str, str], details: dict[str, str]) -> dict[
     return {name: text for name, text in kept.parameters(details).items() if name not in parameters}
 
 
+def _details(parameters: dict[str, str]) -> dict[str, str]:
+    """Of a machine, out of the parameters of its deploy."""
+    return {key[len(_DETAIL) :]: text for key, text in parameters.items() if key.startswith(_DETAIL)}
+
+
 def _preview(
     wanted: pb.Instance,
     parameters: dict[str, str],
@@ -182,8 +190,7 @@ def _preview(
     data_disks: dict[str, Any],
 ) -> Row:
     """What CloudStack's row of the new machine will be like, as far as that is known."""
-    details = {key[len(_DETAIL) :]: text for key, text in parameters.items() if key.startswith(_DETAIL)}
-    details |= kept.pack(kept.DISKS, data_disks)
+    details = _details(parameters) | kept.pack(kept.DISKS, data_disks)
     found: Row = {
         "name": wanted.name,
         "zoneid": parameters["zoneid"],
@@ -290,15 +297,38 @@ def do_insert(run: Run) -> None:
             for position, name in enumerate(run.payload.get("names", [run.payload["disk"]])):
                 step = f"disk-name-free/{position}" if position else "disk-name-free"
                 names.enter_context(claims.name_held(run, zone, name, run.payload["name"], step))
-            _insert(run, zone)
+            guest = run.look("guest", partial(_guest, run))
+            machine = _insert(run, zone, guest)
     except Exception:
         metadata.forget_metadata(run.scope, run.payload.get("document", ""))
         raise
+    guests.catch_up(run, machine, guest["project"])
 
 
-def _insert(run: Run, zone: Zone) -> None:
+def _guest(run: Run, scope: Scope) -> dict[str, Any]:
+    """{"project", "keys", "userdata"}: what the project's metadata make of the machine's own when its turn has come."""
+    payload, project = run.payload, metadata.project_state(scope)
+    parameters = payload["parameters"]
+    found = {"project": project, "keys": payload["keys"], "userdata": parameters.get("userdata", "")}
+    if payload.get("project", project) == project:
+        return found
+    items = metadata.metadata_items(scope, {"details": _details(parameters)})
+    try:
+        data = metadata.user_data(scope, items, parameters["templateid"])
+    except ApiError:
+        # There is no room for it any more. It is told when the machine is there, as of any other.
+        return {**found, "project": ""}
+    return {"project": project, "keys": metadata.registrable_keys(scope, items)[:_KEY_PAIRS], "userdata": data}
+
+
+def _insert(run: Run, zone: Zone, guest: dict[str, Any]) -> str:
+    """Make the machine and what belongs to it; its id."""
     payload = run.payload
     parameters = dict(payload["parameters"])
+    if guest["userdata"]:
+        parameters["userdata"] = guest["userdata"]
+    else:
+        parameters.pop("userdata", None)
     made: dict[str, str] = {}
     try:
         if payload.get("image"):
@@ -310,7 +340,7 @@ def _insert(run: Run, zone: Zone) -> None:
                 run, zone, networks.by_id(run.scope, payload["network"]), payload["name"], payload["tags"]
             )
             parameters["securitygroupids"] = ",".join(groups)
-        if names := [name for key in payload["keys"] if (name := _key_pair(run, key))]:
+        if names := [name for key in guest["keys"] if (name := _key_pair(run, key))]:
             parameters["keypairs"] = ",".join(names)
         run.progress(10)
         parameters = insert_disks.claimed(run, zone, parameters)
@@ -335,6 +365,7 @@ def _insert(run: Run, zone: Zone) -> None:
         egress.tell(run, closed)
         if "intent" in payload:
             intents.forget(run, zone, payload["intent"])
+        return machine
     except Exception:
         # Whatever it was: what is made and not told of would run on at the customer's expense.
         _undo(run, zone, made)

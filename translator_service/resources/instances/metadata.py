@@ -84,6 +84,11 @@ def is_ours(row: Row) -> bool:
     return kept.DISK in (row.get("details") or {})
 
 
+def project_state(scope: Scope) -> str:
+    """What of the project's metadata is for guests, as a hash: while it is the same there is nothing to tell them."""
+    return metadata_fingerprint(userdata.for_guests(common_items(scope))).hex()
+
+
 def _limit(scope: Scope) -> int:
     return scope.environment.settings.cloudstack_user_data
 
