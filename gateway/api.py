@@ -80,6 +80,7 @@ class Request:
     principal: Principal | None = None
     admitted: bool = False
     message: Message | None = None
+    cleared: list[str] = field(default_factory=list)
     mask: Mask | None = None
     reply: bytes = b""
 
@@ -209,7 +210,9 @@ class Api:
             raise ApiError(400, f"Invalid value for field 'alt': '{alt[:20]}'.", "invalidParameter", "alt")
         request.mask = fields.parse(request.parameter("fields"))
         if isinstance(request.route, Route):
-            request.message = request.route.decode(request.path_parameters, request.parameters, request.body)
+            request.message, request.cleared = request.route.decode(
+                request.path_parameters, request.parameters, request.body
+            )
 
     def call(self, request: Request) -> None:
         assert request.principal is not None
@@ -230,6 +233,8 @@ class Api:
         ]
         if not request.may_wait:
             metadata.append((rpc.AT_ONCE, "1"))
+        if request.cleared:
+            metadata.append((rpc.CLEARED, ",".join(request.cleared)))
         try:
             request.reply = self._calls[_route(request).rpc](
                 request.message.SerializeToString(), timeout=_CALL_SECONDS, metadata=metadata

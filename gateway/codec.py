@@ -2,9 +2,10 @@
 
 Out: exactly the types of GCE's discovery document (int64 as strings, bytes as base64, no nulls). `orjson` writes what
 an encoder returns; google.protobuf.json_format is about three times slower on lists.
-In: every spelling that clients send (numbers as strings and the other way round, null as absent). What becomes of each
-field stands in the protos. A field that is refused, absent or unknown is looked over when its value says nothing (null,
-false, 0, "", [], {}, or GCE's own default). A body is bounded in its items before it is parsed.
+In: every spelling that clients send (numbers as strings and the other way round, null as absent; see `cleared`).
+What becomes of each field stands in the protos. A field that is refused, absent or unknown is looked over when its
+value says nothing (null, false, 0, "", [], {}, or GCE's own default). A body is bounded in its items before it is
+parsed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import islice
@@ -157,6 +158,19 @@ def decoder(descriptor: Descriptor) -> Decode:
     for name, found in absent(descriptor).items():
         fields[name] = _decided(found, None, False)
     return decode
+
+
+def cleared(descriptor: Descriptor, value: Any, path: str = "") -> Iterator[str]:
+    """Paths, as `scheduling.locationHint`, of what is null in a body that was decoded: in a PATCH that is how a field,
+    a list or a map is taken away, which is not the same as an empty one. Lists are replaced as a whole."""
+    for field in descriptor.fields:
+        if field.json_name not in value or decision(field).use in ("OUTPUT", "NOTHING", "REFUSED"):
+            continue
+        item = value[field.json_name]
+        if item is None:
+            yield path + field.json_name
+        elif field.message_type is not None and not field.is_repeated:
+            yield from cleared(message_of(field), item, f"{path}{field.json_name}.")
 
 
 def _decided(found: Decision, fill: Decode | None, is_list: bool) -> Decode:

@@ -98,9 +98,9 @@ class Route:
         """Waiting for an operation is a POST and changes nothing; Google's read-only scopes allow it."""
         return not self.reads and not self.waits
 
-    def decode(self, path: dict[str, str], query: list[tuple[str, str]], body: bytes) -> Message:
-        """The request message. Raises 400 naming the parameter or field at fault."""
-        message = self.request()
+    def decode(self, path: dict[str, str], query: list[tuple[str, str]], body: bytes) -> tuple[Message, list[str]]:
+        """The request message, and what a PATCH clears. Raises 400 naming the parameter or field at fault."""
+        message, cleared = self.request(), list[str]()
         for name, text in query:
             descriptor = self.parameters.get(name)
             if descriptor is not None and descriptor.is_repeated:
@@ -125,8 +125,11 @@ class Route:
         if self.body and body:
             target = getattr(message, self.body)
             target.SetInParent()
-            codec.decoder(target.DESCRIPTOR)(target, codec.from_json(body), self.body)
-        return message
+            value = codec.from_json(body)
+            codec.decoder(target.DESCRIPTOR)(target, value, self.body)
+            if self.verb == "PATCH":
+                cleared = list(codec.cleared(target.DESCRIPTOR, value))
+        return message, cleared
 
 
 @dataclass

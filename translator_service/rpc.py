@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from gstack.kernel.contract import method_id, services
 from gstack.kernel.database import AWAY, unavailable
 from gstack.kernel.errors import ApiError, not_offered
-from gstack.kernel.rpc import CREDENTIAL, LINK_BASE, Server, deadline, guarded
+from gstack.kernel.rpc import CLEARED, CREDENTIAL, LINK_BASE, Server, deadline, guarded
 from gstack.kernel.tracing import REQUEST_ID
 from translator_service.cloudstack.errors import CloudStackError, Unreachable, to_api_error
 from translator_service.operations.engine import replay
@@ -98,6 +98,7 @@ def _method(
                 public_projects=method.public_projects,
             )
             scope.is_wanted = context.is_active
+            scope.cleared = tuple(filter(None, metadata.get(CLEARED, "").split(",")))
             transport_id = metadata.get(REQUEST_ID, "")
             if earlier := replay(scope, request, transport_id):
                 return earlier

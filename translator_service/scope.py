@@ -116,6 +116,8 @@ class Scope:
     request_hash: str = ""
     # Whether somebody still waits for the answer.
     is_wanted: Callable[[], bool] = lambda: True
+    # Paths in the body of a PATCH of what it takes away: there it was null.
+    cleared: tuple[str, ...] = ()
     # What the client should know of the operation that this request begins: {"code", "message", "data"}.
     warnings: list[dict[str, Any]] = field(default_factory=list)
 

@@ -87,8 +87,9 @@ def fields() -> str:
         "Every field that a body may have in compute v1 is here. *Honoured*: it has its effect, or is refused for its",
         "value. *Kept*: it has no effect on CloudStack and comes back as it was put in. *Refused*: 400 with the path",
         "of the field and the reason. What says nothing (null, false, 0, empty texts, lists and objects, also nested,",
-        "and GCE's own default values) is looked over everywhere. A name that GCE does not have either is 400",
-        "`Cannot find field`.",
+        "and GCE's own default values) is refused nowhere: it is looked over, or kept with the rest of its block. In a",
+        "PATCH null takes a field, a list or a map away. A name that GCE does not have either is 400 `Cannot find",
+        "field`.",
     ]
     for name, (descriptor, methods) in bodies().items():
         lines += ["", f"## {name}", "", f"Body of {', '.join(f'`{one}`' for one in methods)}.", ""]

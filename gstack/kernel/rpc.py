@@ -38,6 +38,8 @@ CREDENTIAL = "x-credential-bin"
 LINK_BASE = "x-link-base"
 # With any value: a method that waits for something to end answers with what it is now.
 AT_ONCE = "x-at-once"
+# Paths of the fields that a PATCH clears, with commas between them: no message holds a null.
+CLEARED = "x-cleared"
 
 # Whoever is asked on behalf of a caller gets a little less time than the caller has left, so that the answer still
 # arrives.

@@ -327,3 +327,30 @@ def test_a_repeated_change_is_one_operation(stack: Stack) -> None:
     refused(send({"automaticRestart": True}), 400, again)
     finish(session, first)
     removed(session, path)
+
+
+def test_null_in_a_patch_takes_away(gcloud: Gcloud) -> None:
+    """In other methods it says nothing."""
+    path = made(gcloud, "gc-null")
+    gcloud.wait(gcloud.ask("POST", f"{path}/stop?alt=json", {}))
+
+    def patched(action: str, body: dict[str, Any], verb: str = "PATCH") -> dict[str, Any]:
+        found: dict[str, Any] = gcloud.wait(gcloud.ask(verb, f"{path}/{action}?alt=json", body))
+        return found
+
+    patched("updateShieldedInstanceConfig", {"enableVtpm": True, "enableSecureBoot": False})
+    found = patched("updateShieldedInstanceConfig", {"enableVtpm": None})
+    assert found["shieldedInstanceConfig"] == {"enableSecureBoot": False}
+    patched("updateDisplayDevice", {"enableDisplay": True})
+    assert "displayDevice" not in patched("updateDisplayDevice", {"enableDisplay": None})
+    patched("setShieldedInstanceIntegrityPolicy", {"updateAutoLearnPolicy": True})
+    found = patched("setShieldedInstanceIntegrityPolicy", {"updateAutoLearnPolicy": None})
+    assert "shieldedInstanceIntegrityPolicy" not in found
+    patched("setScheduling", {"locationHint": "rack-1"}, "POST")
+    assert patched("setScheduling", {"locationHint": None}, "POST")["scheduling"]["locationHint"] == "rack-1"
+    # The same request id with another null is another request.
+    query = "requestId=6f3c2f1e-1111-4111-8111-222222222222&alt=json"
+    for body, code in (({"enableVtpm": None}, 200), ({"enableVtpm": None}, 200), ({"enableSecureBoot": None}, 400)):
+        reply = gcloud.send("PATCH", f"{path}/updateShieldedInstanceConfig?{query}", body)
+        assert reply.status_code == code, body
+    removed(gcloud, path)

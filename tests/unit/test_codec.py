@@ -425,3 +425,16 @@ def test_every_fingerprint_is_url_safe(message: str, name: str) -> None:
 def test_a_key_file_is_for_any_decoder() -> None:
     key = ServiceAccountKey(privateKeyData=b"\xfb\xff\xfe\x01")
     assert json.loads(encoded(key)) == {"privateKeyData": "+//+AQ=="}
+
+
+def test_nulls_of_a_patch_are_told_by_their_paths() -> None:
+    body = {
+        "description": None, "labels": None, "disks": None, "selfLink": None, "guestAccelerators": None, "nope": None,
+        "scheduling": {"locationHint": None, "automaticRestart": True, "gracefulShutdown": {"enabled": None}},
+        "networkInterfaces": [{"nicType": None}], "displayDevice": {}, "tags": {"items": None},
+    }  # fmt: skip
+    kind = Instance()
+    codec.decoder(kind.DESCRIPTOR)(kind, body, "resource")
+    assert sorted(codec.cleared(kind.DESCRIPTOR, body)) == [
+        "description", "disks", "labels", "scheduling.locationHint", "tags.items",
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -334,6 +335,20 @@ def test_of_two_from_the_same_labels_one_is_refused(disks: Scope, operations: Fi
     sent = engine.submit(disks, type="setLabels", target=target, handler="disks.change", payload=payload)
     assert operations(disks, sent)["error"]["code"] == "CONDITION_NOT_MET"
     assert dict(get(disks, name).labels) == {"env": "x"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_null_takes_labels_and_lists_away(disks: Scope, operations: Finish, name: str) -> None:
+    done(disks, operations, update(disks, name, licenses=["l-1"]))
+    cleared = replace(disks, cleared=("labels", "licenses"))
+    done(disks, operations, update(cleared, name))
+    found = get(disks, name)
+    assert not found.labels and not found.licenses
+    for field, reason in (("sizeGb", "required"), ("type", "unsupportedOperation")):
+        error = refused(lambda field=field: update(replace(disks, cleared=(field,)), name))
+        assert (error.code, error.reason, error.location) == (400, reason, f"resource.{field}")
+    # Nothing is taken away of what there is not.
+    assert update(replace(disks, cleared=("description", "sourceSnapshot")), name).operationType == "update"
 
 
 def _row(scope: Scope, name: str) -> dict[str, Any]:

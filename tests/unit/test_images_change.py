@@ -320,6 +320,14 @@ def test_deprecate_refused(scope: Scope, fields: dict[str, str], field: str) -> 
 # Patch and labels
 
 
+def test_null_takes_the_family_and_the_description_away(web: Scope, operations: Finish) -> None:
+    done(web, operations, patch(replace(web, cleared=("family", "description"))))
+    assert not get(web).family and get(web).description != "first"
+    error = refused(lambda: patch(replace(web, cleared=("labels",))))
+    assert (error.code, error.location) == (400, "resource.labels")
+    assert patch(replace(web, cleared=("licenses",)), family="x").operationType == "patch"
+
+
 def test_patch(web: Scope, operations: Finish) -> None:
     done(web, operations, patch(web, family="other"))
     assert (get(web).family, get(web).description) == ("other", "first")

@@ -272,7 +272,7 @@ def test_another_verb_is_405(verb: str, path: str) -> None:
 
 def decode(route_id: str, query: list[tuple[str, str]] | None = None, body: bytes = b"") -> Any:
     route = next(route for route in ROUTER.routes if route.id == f"compute.{route_id}")
-    return route.decode({"project": "p"}, query or [], body)
+    return route.decode({"project": "p"}, query or [], body)[0]
 
 
 def test_parameters_are_converted() -> None:

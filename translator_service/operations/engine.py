@@ -86,7 +86,9 @@ def replay(scope: Scope, request: Message, transport_id: str = "") -> pb.Operati
     if "requestId" not in request.DESCRIPTOR.fields_by_name:
         return None
     scope.request_hash = hashlib.sha256(
-        type(request).__name__.encode() + request.SerializeToString(deterministic=True)
+        type(request).__name__.encode()
+        + request.SerializeToString(deterministic=True)
+        + ",".join(scope.cleared).encode()
     ).hexdigest()
     request_id: str = request.requestId  # type: ignore[attr-defined]
     if not request_id and transport_id:

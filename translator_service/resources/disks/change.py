@@ -84,7 +84,12 @@ def _chosen(scope: Scope, zone: Zone, name: str, row: Row, request: pb.UpdateDis
     if named:
         return set(named)
     shown = MessageToDict(view.to_disk(scope, zone, row, name))
-    found = set()
+    found = set(scope.cleared).intersection(_FIELDS)
+    if "sizeGb" in found:
+        raise required("resource.sizeGb")
+    for field in set(scope.cleared).difference(_FIELDS, ("labelFingerprint",)):
+        if shown.get(field):
+            raise unsupported(f"resource.{field}", "it cannot be changed here.")
     for field, value in MessageToDict(request.resource).items():
         if field in _FIELDS:
             found.add(field)

@@ -145,6 +145,9 @@ def _check_time(text: str, field: str) -> None:
     raise invalid(field, f"'{text}'. Must be a time as in RFC 3339.")
 
 
+_PATCHED = ("family", "description")
+
+
 @rpc(
     "Images.Patch",
     calls=_TAGS,
@@ -156,7 +159,7 @@ def patch(scope: Scope, request: pb.PatchImageRequest) -> Message:
     name, row = own(scope, request.image, "update")
     current = to_image(scope, name, row)
     for field, value in wanted.ListFields():
-        if field.name in ("family", "description"):
+        if field.name in _PATCHED:
             continue
         if field.name == "labels" and dict(wanted.labels) != dict(current.labels):
             raise unsupported("resource.labels", "setLabels changes the labels of an image.")
@@ -164,9 +167,14 @@ def patch(scope: Scope, request: pb.PatchImageRequest) -> Message:
             raise unsupported(
                 f"resource.{field.name}", "only the family and the description of an image can be changed."
             )
+    for field_name in scope.cleared:
+        if field_name not in (*_PATCHED, "labelFingerprint") and MessageToDict(current).get(field_name):
+            raise unsupported(
+                f"resource.{field_name}", "only the family and the description of an image can be changed."
+            )
     if wanted.family:
         check_new_name(wanted.family, "resource.family")
-    changes = {key: getattr(wanted, key) or None for key in ("family", "description") if wanted.HasField(key)}
+    changes = {key: getattr(wanted, key) or None for key in _PATCHED if wanted.HasField(key) or key in scope.cleared}
     check_kept({**about(row), **changes})
     return _submit(scope, "patch", name, row, "images.change", changes=changes)
 

@@ -106,7 +106,7 @@ def set_min_cpu_platform(scope: Scope, request: pb.SetMinCpuPlatformInstanceRequ
 
 @rpc("Instances.UpdateShieldedInstanceConfig", calls=_READ, differences="Kept and returned.")
 def update_shielded_instance_config(scope: Scope, request: pb.UpdateShieldedInstanceConfigInstanceRequest) -> Message:
-    config = {"shieldedInstanceConfig": fields.kept(request.resource)}
+    config = {"shieldedInstanceConfig": _patch(scope, request.resource)}
     return _keep(scope, request, "updateShieldedInstanceConfig", config, "the shielded instance config")
 
 
@@ -114,14 +114,19 @@ def update_shielded_instance_config(scope: Scope, request: pb.UpdateShieldedInst
 def set_shielded_instance_integrity_policy(
     scope: Scope, request: pb.SetShieldedInstanceIntegrityPolicyInstanceRequest
 ) -> Message:
-    config = {"shieldedInstanceIntegrityPolicy": fields.kept(request.resource)}
+    config = {"shieldedInstanceIntegrityPolicy": _patch(scope, request.resource)}
     return _keep(scope, request, "setShieldedInstanceIntegrityPolicy", config)
 
 
 @rpc("Instances.UpdateDisplayDevice", calls=_READ, differences="Kept and returned; every instance has a console.")
 def update_display_device(scope: Scope, request: pb.UpdateDisplayDeviceInstanceRequest) -> Message:
-    config = {"displayDevice": fields.kept(request.resource)}
+    config = {"displayDevice": _patch(scope, request.resource)}
     return _keep(scope, request, "updateDisplayDevice", config, "the display device")
+
+
+def _patch(scope: Scope, wanted: Message) -> dict[str, Any]:
+    """What is kept of a body without messages in it, as a patch: what was null is taken away."""
+    return fields.kept(wanted) | dict.fromkeys(scope.cleared)
 
 
 def _keep(scope: Scope, request: Any, type: str, config: dict[str, Any], stopped: str = "") -> Message:
