@@ -43,7 +43,7 @@ def disk(stack: Stack) -> str:
         assert "error" not in operation, operation
 
     wanted = machine("packer-1", ZONE, "net-a")
-    wanted["disks"][0]["autoDelete"] = False
+    wanted["disks"][0] |= {"autoDelete": False, "guestOsFeatures": [{"type": "GVNIC"}]}
     wait(packer.ask("POST", f"/zones/{ZONE}/instances?alt=json&prettyPrint=false", wanted))
     wait(packer.ask("DELETE", f"/zones/{ZONE}/instances/packer-1?alt=json&prettyPrint=false"))
     assert packer.ask("GET", f"/zones/{ZONE}/disks/packer-1?alt=json")["status"] == "READY"
@@ -62,6 +62,7 @@ def test_packers_last_steps(stack: Stack, disk: str) -> None:
     packer.wait(packer.ask("POST", "/global/images?alt=json&prettyPrint=false", body))
     image = packer.ask("GET", "/global/images/packer-image?alt=json&prettyPrint=false")
     assert (image["status"], image["family"], image["labels"]) == ("READY", "packed", {"by": "packer"})
+    assert image["guestOsFeatures"] == [{"type": "GVNIC"}]
     packer.wait(packer.ask("DELETE", "/global/images/packer-image?alt=json"))
 
 

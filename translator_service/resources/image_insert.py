@@ -66,7 +66,8 @@ class _Source:
     """What an image is made of. kind: "disk", "snapshot", "image" or "file"; id: CloudStack's, of a file its URL.
 
     size_gb: 0 when it is not known yet. template: the row that the image has its system from, {} for none. about: what
-    is kept of the source with the image. more: for the operation.
+    is kept of the source with the image. inherited: what the image has of it unless it is asked to have another. more:
+    for the operation.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class _Source:
     size_gb: int
     template: Row
     about: dict[str, Any]
+    inherited: dict[str, Any] = field(default_factory=dict)
     os_type: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -103,7 +105,7 @@ def insert(scope: Scope, request: pb.InsertImageRequest) -> Message:
         raise already_exists(scope.links.path("global", "images", wanted.name))
     source = _source(scope, wanted, forced=request.forceCreate)
     _check_fits(wanted, source)
-    about = fields.kept(wanted) | source.about
+    about = source.inherited | fields.kept(wanted) | source.about
     about.pop("labels", None)
     about |= {"sourceType": "RAW"} | ({"sizeGb": source.size_gb} if source.size_gb else {})
     check_kept(about)
@@ -160,15 +162,13 @@ def _disk(scope: Scope, text: str, *, forced: bool) -> _Source:
     _check_disk(scope, zone, shown, row, forced=forced)
     template = (templates(scope).find(row["templateid"]) if row.get("templateid") else None) or {}
     path = scope.links.path(zone.path, "disks", shown)
-    about = _told("sourceDisk", path, row["id"])
-    features = kept_of(row)
-    about |= {key: features[key] for key in ("licenses", "guestOsFeatures") if key in features}
     return _Source(
         "disk",
         row["id"],
         size_gb(row.get("size", 0)),
         template,
-        about,
+        _told("sourceDisk", path, row["id"]),
+        _inherited(kept_of(row)),
         more={"zone": zone.name, "disk": shown},
         os_type=str(template.get("ostypeid", "")),
     )
@@ -196,11 +196,12 @@ def _snapshot(scope: Scope, text: str) -> _Source:
     path = scope.links.path("global", "snapshots", shown)
     found = scope.client.read("listVolumes", id=row["volumeid"]).items if row.get("volumeid") else []
     template = (templates(scope).find(found[0]["templateid"]) if found and found[0].get("templateid") else None) or {}
-    kept = details.unpack(tags.of(row), tags.SNAPSHOT, {})
-    about = _told("sourceSnapshot", path, row["id"])
-    about |= {key: kept[key] for key in ("licenses", "guestOsFeatures") if key in kept}
+    about, inherited = (
+        _told("sourceSnapshot", path, row["id"]),
+        _inherited(details.unpack(tags.of(row), tags.SNAPSHOT, {})),
+    )
     os_type = str(row.get("ostypeid") or template.get("ostypeid", ""))
-    return _Source("snapshot", row["id"], size_gb(row.get("virtualsize") or 0), template, about, os_type=os_type)
+    return _Source("snapshot", row["id"], size_gb(row.get("virtualsize") or 0), template, about, inherited, os_type)
 
 
 def _image(scope: Scope, text: str) -> _Source:
@@ -218,6 +219,10 @@ def _image(scope: Scope, text: str) -> _Source:
     template = template_row(scope, row)
     about = _told("sourceImage", path, row["id"])
     return _Source("image", template["id"], size_gb(int(template.get("size") or 0)), template, about)
+
+
+def _inherited(kept: dict[str, Any]) -> dict[str, Any]:
+    return {key: kept[key] for key in ("licenses", "guestOsFeatures") if key in kept}
 
 
 def _told(field: str, path: str, identity: str) -> dict[str, Any]:
