@@ -357,12 +357,21 @@ def test_the_same_request_again_is_the_same_operation(scope_for: OpenScope, oper
     assert replayed and (replayed.name, replayed.status) == (sent.name, "DONE")
 
 
+def test_the_id_stands_for_the_request_whatever_its_body(scope_for: OpenScope, operations: Finish) -> None:
+    scope = scope_for()
+    again(scope)
+    sent = submit(scope)
+    operations(scope, sent)
+    replayed = again(scope_for(), name="other")
+    assert replayed and replayed.name == sent.name
+
+
 def test_the_same_id_for_something_else_is_refused(scope_for: OpenScope, operations: Finish) -> None:
     scope = scope_for()
     again(scope)
     operations(scope, submit(scope))
     with pytest.raises(ApiError) as error:
-        again(scope_for(), name="other")
+        engine.replay(scope_for(), instances_pb2.StopInstanceRequest(project="demo", requestId=REQUEST_ID))
     assert (error.value.code, error.value.location) == (400, "requestId")
 
 
