@@ -143,6 +143,17 @@ def test_custom(scope: Scope, text: str) -> None:
     assert (found.row["name"], found.details) == ("Custom", {"cpuNumber": "2", "memory": "4096"})
 
 
+@pytest.mark.parametrize("name", ["e2-custom-micro-2048", "e2-custom-small-4096", "e2-custom-medium-6912"])
+def test_custom_with_a_share_of_two_cpus(scope: Scope, name: str) -> None:
+    memory = name.rpartition("-")[2]
+    found = resolved(scope, name)
+    assert (found.kept, found.row["name"], found.details) == (name, "Custom", {"cpuNumber": "2", "memory": memory})
+    shown = ask(scope, "MachineTypes.Get", pb.GetMachineTypeRequest(project="demo", zone="ch-gv2", machineType=name))
+    assert (shown.name, shown.guestCpus, shown.memoryMb, shown.isSharedCpu) == (name, 2, int(memory), True)
+    assert refused(scope, "e2-custom-micro-65536").code == 400
+    assert refused(scope, "n1-custom-micro-2048").code == 404
+
+
 def test_custom_where_no_size_is_free(scope: Scope, simulated: Cloud) -> None:
     without_free_sizes(simulated)
     found = resolved(scope, "e2-custom-2-4096")

@@ -1,9 +1,10 @@
 """Machine types: CloudStack service offerings, and Google's names by an offering of their size.
 
-Of Google's there are the predefined ones (`e2-medium`), and `custom-<cpus>-<mb>` with or without a series before it
-and `-ext` after it. Such a name is a size, and stands for the offering that the operator maps to it, for one of exactly
-this size, or for one with a free size and room for it; lists do not show them. What a series means besides its size
-(the processor, the share of it, how much memory a CPU may have) CloudStack does not know.
+Of Google's there are the predefined ones (`e2-medium`), `custom-<cpus>-<mb>` with or without a series before it and
+`-ext` after it, and `e2-custom-<micro, small or medium>-<mb>`, which has two CPUs. Such a name is a size, and stands
+for the offering that the operator maps to it, for one of exactly this size, or for one with a free size and room for
+it; lists do not show them. What a series means besides its size (the processor, the share of it, how much memory a CPU
+may have) CloudStack does not know.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from translator_service.places import Zone
 from translator_service.scope import Scope
 
 _CUSTOM = re.compile(r"(?:[a-z][a-z0-9]*-)?custom-(\d{1,4})-(\d{1,7})(?:-ext)?")
+# A share of two CPUs, with memory of choice.
+_SHARED_CUSTOM = re.compile(r"e2-custom-(?:micro|small|medium)-(\d{1,7})")
 
 
 # MB of memory for each CPU, and the numbers of CPUs, of Google's predefined machine types.
@@ -125,7 +128,13 @@ def size_of(name: str) -> tuple[int, int] | None:
     """CPUs and MB of one of Google's names."""
     if match := _CUSTOM.fullmatch(name):
         return int(match[1]), int(match[2])
+    if match := _SHARED_CUSTOM.fullmatch(name):
+        return _SHARED["e2-micro"][0], int(match[1])
     return PREDEFINED.get(name)
+
+
+def _is_custom(name: str) -> bool:
+    return bool(_CUSTOM.fullmatch(name) or _SHARED_CUSTOM.fullmatch(name))
 
 
 def _of_size(scope: Scope, zone: Zone, name: str, cpus: int, memory: int) -> MachineType | None:
@@ -137,7 +146,7 @@ def _of_size(scope: Scope, zone: Zone, name: str, cpus: int, memory: int) -> Mac
     exact = [row for row in here if not _is_free(row) and (row.get("cpunumber"), row.get("memory")) == (cpus, memory)]
     free = [row for row in here if _fits(row, cpus, memory)]
     free.sort(key=lambda row: not row.get("serviceofferingdetails"))
-    fitting = free + exact if _CUSTOM.fullmatch(name) else exact + free
+    fitting = free + exact if _is_custom(name) else exact + free
     if not fitting:
         return None
     details = {}
@@ -155,7 +164,7 @@ def resolve(scope: Scope, zone: Zone, text: str, field: str) -> MachineType:
     row = scope.catalog(kind(scope)).index.find(name)
     if row is None and (size := size_of(name)):
         found = _of_size(scope, zone, name, *size)
-        if found is None and _CUSTOM.fullmatch(name):
+        if found is None and _is_custom(name):
             raise invalid(field, f"'{text}'. The zone '{zone.name}' offers no machine type of this size.")
         if found is not None:
             return found
@@ -194,7 +203,7 @@ def to_machine_type(scope: Scope, zone: Zone, name: str, row: Row, cpus: int = 0
         maximumPersistentDisksSizeGb=_DISKS_GB,
         zone=zone.name,
         selfLink=scope.links.of(zone.path, "machineTypes", name),
-        isSharedCpu=name in _SHARED,
+        isSharedCpu=name in _SHARED or bool(_SHARED_CUSTOM.fullmatch(name)),
         architecture="X86_64",
     )
 
@@ -221,7 +230,7 @@ gets(
     "MachineTypes",
     _find,
     calls=("listServiceOfferings",),
-    differences="Google's predefined names, and `custom-<cpus>-<mb>`, are there when an offering has their size, or one"
-    " with a free size has room for it; a name's processor and memory limits mean nothing.",
+    differences="Google's predefined names, and `custom-<cpus>-<mb>` and the like, are there when an offering has their"
+    " size, or one with a free size has room for it; a name's processor and memory limits mean nothing.",
 )
 lists("MachineTypes", _read, calls=("listServiceOfferings",))
