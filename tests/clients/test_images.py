@@ -17,13 +17,19 @@ from tests.clients.test_libcloud import connect
 from tests.clients.test_terraform_sequences import AGENT as TERRAFORM
 
 ZONE = "ch-zh-1"
-PACKER = "packer-plugin-googlecompute/1.1.6 google-api-go-client/0.5"
+PACKER = "Packer/1.2.8 (+https://www.packer.io/; go1.26.8; linux/amd64)"
+ASKED = "alt=json&prettyPrint=false"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPNa0m7lWq4cZtNUrpxZ7kbqfQMZFPxUzvdCWAkYIEFH"
+SCOPES = [
+    f"https://www.googleapis.com/auth/{name}" for name in ("userinfo.email", "compute", "devstorage.full_control")
+]
 
 
-class Terraform(Session):
+class Polling(Session):
     def wait(self, operation: dict[str, Any]) -> None:
+        scope = f"/zones/{ZONE}" if "zone" in operation else "/global"
         while operation["status"] != "DONE":
-            operation = self.ask("GET", f"/global/operations/{operation['name']}?alt=json")
+            operation = self.ask("GET", f"{scope}/operations/{operation['name']}?alt=json")
         assert "error" not in operation, operation
 
 
@@ -34,41 +40,91 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def disk(stack: Stack) -> str:
-    """Packer's: a machine that is deleted when it is ready, whose disk stays."""
-    packer = Session(stack, PACKER)
-
-    def wait(operation: dict[str, Any]) -> None:
-        while operation["status"] != "DONE":
-            operation = packer.ask("GET", f"/zones/{ZONE}/operations/{operation['name']}?alt=json")
-        assert "error" not in operation, operation
-
-    wanted = machine("packer-1", ZONE, "net-a")
-    wanted["disks"][0] |= {"autoDelete": False, "guestOsFeatures": [{"type": "GVNIC"}]}
-    wait(packer.ask("POST", f"/zones/{ZONE}/instances?alt=json&prettyPrint=false", wanted))
-    wait(packer.ask("DELETE", f"/zones/{ZONE}/instances/packer-1?alt=json&prettyPrint=false"))
-    assert packer.ask("GET", f"/zones/{ZONE}/disks/packer-1?alt=json")["status"] == "READY"
-    return f"projects/demo/zones/{ZONE}/disks/packer-1"
+    """Packer's: a machine that is deleted when it is ready, whose disk stays, and with it a blank one that does not."""
+    packer = Polling(stack, PACKER)
+    zone = f"/zones/{ZONE}"
+    refused(packer.send("GET", f"/global/images/packer-image?{ASKED}"), 404)
+    blank = {"description": "created by Packer", "diskEncryptionKey": {}, "name": "packer-extra", "sizeGb": "10"}
+    packer.wait(packer.ask("POST", f"{zone}/disks?{ASKED}", blank | {"type": f"zones/{ZONE}/diskTypes/pd-standard"}))
+    assert packer.ask("GET", f"{zone}/disks/packer-extra?{ASKED}")["sizeGb"] == "10"
+    packer.ask("GET", f"?{ASKED}")
+    image = packer.ask("GET", f"/global/images/family/debian-12?{ASKED}")
+    packer.ask("GET", f"{zone}?{ASKED}")
+    size = packer.ask("GET", f"{zone}/machineTypes/e2-small?{ASKED}")
+    wanted = {
+        "advancedMachineFeatures": {},
+        "description": "New instance created by Packer",
+        "disks": [
+            {
+                "boot": True,
+                "initializeParams": {
+                    "diskName": "packer-disk", "diskSizeGb": "12", "diskType": f"zones/{ZONE}/diskTypes/pd-standard",
+                    "sourceImage": image["selfLink"],
+                },
+                "kind": "compute#attachedDisk", "mode": "READ_WRITE", "type": "PERSISTENT",
+            },
+            {
+                "autoDelete": True, "diskEncryptionKey": {}, "interface": "SCSI", "mode": "READ_WRITE",
+                "source": f"projects/demo/zones/{ZONE}/disks/packer-extra", "type": "PERSISTENT",
+            },
+        ],
+        "labels": {"l": "m"},
+        "machineType": size["selfLink"],
+        "metadata": {"items": [{"key": "startup-script", "value": ""}, {"key": "ssh-keys", "value": f":{KEY} "}]},
+        "name": "packer-1",
+        "networkInterfaces": [
+            {"accessConfigs": [{"name": "AccessConfig created by Packer", "type": "ONE_TO_ONE_NAT"}],
+             "network": "global/networks/net-a"}
+        ],
+        "scheduling": {"onHostMaintenance": "MIGRATE"},
+        "serviceAccounts": [{"email": "default", "scopes": SCOPES}],
+        "tags": {"items": ["web"]},
+    }  # fmt: skip
+    packer.wait(packer.ask("POST", f"{zone}/instances?{ASKED}", wanted))
+    machine = packer.ask("GET", f"{zone}/instances/packer-1?{ASKED}")
+    assert machine["status"] == "RUNNING" and machine["networkInterfaces"][0]["accessConfigs"][0]["natIP"]
+    assert "contents" in packer.ask("GET", f"{zone}/instances/packer-1/serialPort?{ASKED}")
+    packer.wait(packer.ask("DELETE", f"{zone}/instances/packer-1?{ASKED}"))
+    assert packer.ask("GET", f"{zone}/disks/packer-disk?{ASKED}")["status"] == "READY"
+    refused(packer.send("GET", f"{zone}/disks/packer-extra?{ASKED}"), 404)
+    return f"projects/demo/zones/{ZONE}/disks/packer-disk"
 
 
 def test_packers_last_steps(stack: Stack, disk: str) -> None:
-    packer = Terraform(stack, PACKER)
+    packer = Polling(stack, PACKER)
     body = {
-        "architecture": "X86_64", "description": "by Packer", "family": "packed", "guestOsFeatures": [],
-        "labels": {"by": "packer"}, "licenses": [], "name": "packer-image",
-        "rawDisk": {"containerType": "TAR", "source": ""},
-        "sourceDisk": f"{stack.url}/compute/v1/{disk}", "sourceType": "RAW",
+        "description": "by Packer", "family": "packed", "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}],
+        "labels": {"by": "packer"}, "name": "packer-image", "sourceDisk": f"/compute/v1/{disk}", "sourceType": "RAW",
+        "storageLocations": ["eu"],
     }  # fmt: skip
-    refused(packer.send("GET", "/global/images/packer-image?alt=json"), 404)
-    packer.wait(packer.ask("POST", "/global/images?alt=json&prettyPrint=false", body))
-    image = packer.ask("GET", "/global/images/packer-image?alt=json&prettyPrint=false")
-    assert (image["status"], image["family"], image["labels"]) == ("READY", "packed", {"by": "packer"})
-    assert image["guestOsFeatures"] == [{"type": "GVNIC"}]
-    packer.wait(packer.ask("DELETE", "/global/images/packer-image?alt=json"))
+    packer.wait(packer.ask("POST", f"/global/images?{ASKED}", body))
+    image = packer.ask("GET", f"/global/images/packer-image?{ASKED}")
+    assert image["status"] == "READY"
+    assert image["sourceDisk"].endswith(disk)
+    assert {key: image[key] for key in body} == {**body, "sourceDisk": image["sourceDisk"]}
+    # Times of the deprecation, none of which was asked for.
+    packer.wait(packer.ask("POST", f"/global/images/packer-image/deprecate?{ASKED}", {}))
+    assert "deprecated" not in packer.ask("GET", f"/global/images/packer-image?{ASKED}")
+    packer.wait(packer.ask("DELETE", f"/global/images/packer-image?{ASKED}"))
+
+
+def test_features_asked_for_go_before_those_of_the_disk(stack: Stack) -> None:
+    terraform = Polling(stack, TERRAFORM)
+    wanted = machine("featured", ZONE, "net-a")
+    wanted["disks"][0]["guestOsFeatures"] = [{"type": "GVNIC"}]
+    terraform.wait(terraform.ask("POST", f"/zones/{ZONE}/instances?alt=json", wanted))
+    for name, asked in (("its-own", {}), ("asked-for", {"guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}]})):
+        body = {"name": name, "sourceDisk": f"projects/demo/zones/{ZONE}/disks/featured"} | asked
+        terraform.wait(terraform.ask("POST", "/global/images?alt=json&forceCreate=true", body))
+        image = terraform.ask("GET", f"/global/images/{name}?alt=json")
+        assert image["guestOsFeatures"] == asked.get("guestOsFeatures", [{"type": "GVNIC"}])
+        terraform.wait(terraform.ask("DELETE", f"/global/images/{name}?alt=json"))
+    terraform.wait(terraform.ask("DELETE", f"/zones/{ZONE}/instances/featured?alt=json"))
 
 
 def test_terraform_reads_back_what_it_put_in(stack: Stack, disk: str) -> None:
     """google_compute_image: no second plan has a change (facts 5.3)."""
-    terraform = Terraform(stack, TERRAFORM)
+    terraform = Polling(stack, TERRAFORM)
     config = {
         "name": "tf-image", "description": "by Terraform", "family": "tf", "labels": {"env": "test"},
         "sourceDisk": disk, "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}],
@@ -82,7 +138,7 @@ def test_terraform_reads_back_what_it_put_in(stack: Stack, disk: str) -> None:
     # Links are compared from `projects/` on.
     assert image["sourceDisk"].endswith(disk)
     assert "sourceImage" not in image and "sourceSnapshot" not in image and "deprecated" not in image
-    assert image["diskSizeGb"] == "10" and isinstance(image["archiveSizeBytes"], str)
+    assert image["diskSizeGb"] == "12" and isinstance(image["archiveSizeBytes"], str)
     labels = {"labels": {"env": "prod"}, "labelFingerprint": image["labelFingerprint"]}
     terraform.wait(terraform.ask("POST", "/global/images/tf-image/setLabels?alt=json", labels))
     assert terraform.ask("GET", "/global/images/tf-image?alt=json")["labels"] == {"env": "prod"}
@@ -175,7 +231,7 @@ def test_libcloud_images(stack: Stack, disk: str, tmp_path: Any) -> None:
     file.write_text(json.dumps({"access_token": stack.token(), "expire_time": "2099-01-01T00:00:00Z"}))
     driver = connect(stack, file)
     driver.connection.poll_interval = 0.2
-    volume = driver.ex_get_volume("packer-1", ZONE)
+    volume = driver.ex_get_volume("packer-disk", ZONE)
     image = driver.ex_create_image("lc-1", volume, description="by libcloud", family="lc", ex_labels={"a": "b"})
     assert (image.name, image.extra["family"], image.extra["labels"]) == ("lc-1", "lc", {"a": "b"})
     # The same name once more is the same image.
