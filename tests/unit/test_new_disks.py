@@ -394,7 +394,8 @@ def test_any_step_fails(scope: Scope, operations: Finish, simulated: Cloud, comm
         kvm(simulated)
     source = a_former_boot_disk(scope, operations)
     volume(scope, "data")
-    count = 2 if command == "createTags" else 1
+    # Of the disk and of the address, each beside its making and once more afterwards.
+    count = 4 if command == "createTags" else 1
     simulated.app.faults.append(Fault("status", command, status=533, count=count))
     boot = pb.AttachedDisk(boot=True, autoDelete=True, source="old")
     resource = wanted(disks=[boot, further(diskSizeGb=3, autoDelete=True), further(source="data", autoDelete=True)])
@@ -405,6 +406,18 @@ def test_any_step_fails(scope: Scope, operations: Finish, simulated: Cloud, comm
     assert first(scope, "listVolumes", id=source["id"])["state"] == "Ready"
     assert len(scope.client.read("listVolumes").items) == 2
     done(scope, operations, insert(scope, resource))
+
+
+def test_tags_refused_beside_are_asked_for_once_more(scope: Scope, operations: Finish, simulated: Cloud) -> None:
+    """A disk or an address is tagged while it is made; nothing is left without its tags when that did not work."""
+    a_former_boot_disk(scope, operations)
+    before = simulated.calls["createTags"]
+    simulated.app.faults.append(Fault("status", "createTags", status=533, count=2))
+    boot = pb.AttachedDisk(boot=True, autoDelete=True, source="old")
+    done(scope, operations, insert(scope, wanted(disks=[boot, further(diskSizeGb=3)])))
+    assert simulated.calls["createTags"] >= before + 4
+    rows = scope.client.read("listVolumes").items
+    assert len(rows) == 2 and all(row["tags"] for row in rows)
 
 
 def test_no_room_for_it(scope: Scope, operations: Finish, simulated: Cloud) -> None:

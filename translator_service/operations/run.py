@@ -29,6 +29,7 @@ from gstack.kernel.database import AWAY
 from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Answer, Client, all_rows
 from translator_service.cloudstack.errors import TRY_LATER, CloudStackError, Unfinished, Unreachable
+from translator_service.kept import tags
 from translator_service.kept.store import Store
 from translator_service.scope import Scope
 
@@ -241,6 +242,14 @@ class Run:
         if any(failures):
             log.warning("beside_failed", name=self.name, step=key, reason=str(failures[-1]))
         return {**found, "beside": bool(failures) and failures[-1] is None}
+
+    def tag(self, key: str, kind: str, identity: str, values: dict[str, str]) -> None:
+        """Give something in CloudStack resource tags; kind: its `resourcetype`.
+
+        A part of a step that may be done twice, as what is done beside a create command is.
+        """
+        parameters = {"resourceids": identity, "resourcetype": kind, **tags.parameters(values)}
+        jobs.run(self.client(), self.job_id(key), "createTags", parameters, maybe_submitted=True, pause=self.pause)
 
     def progress(self, percent: int) -> None:
         self.scope.store.update_operation(self.name, progress=percent)

@@ -22,7 +22,6 @@ from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.accounts import default_service_account
 from gstack.kernel.errors import ApiError, invalid, not_found, required, unsupported
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Client, all_rows
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
@@ -33,7 +32,6 @@ from translator_service.gce.times import cloudstack_time
 from translator_service.kept import details as kept
 from translator_service.kept.ssh_keys import SshKey
 from translator_service.kept.tags import EPHEMERAL, NAME
-from translator_service.kept.tags import parameters as parameters_of
 from translator_service.networking import egress, networks, projection, subnetworks
 from translator_service.operations import engine
 from translator_service.operations.cleanup import clear_away
@@ -516,12 +514,9 @@ def _tag_disk_after(run: Run, made: Any) -> None:
 
 def _tag_disk(run: Run, machine: str) -> None:
     """CloudStack names root volumes by itself, and holds nothing else of what was said of them."""
-    client = run.client()
-    volume = client.read("listVolumes", virtualmachineid=machine, type="ROOT").items[0]["id"]
+    volume = run.client().read("listVolumes", virtualmachineid=machine, type="ROOT").items[0]["id"]
     # Payloads from before there were such tags have none.
-    tags = parameters_of(run.payload.get("disk_tags") or {NAME: run.payload["disk"]})
-    values = {"resourceids": volume, "resourcetype": "Volume", **tags}
-    jobs.run(client, run.job_id(f"tag-disk/{machine}"), "createTags", values, maybe_submitted=True, pause=run.pause)
+    run.tag(f"tag-disk/{machine}", "Volume", volume, run.payload.get("disk_tags") or {NAME: run.payload["disk"]})
 
 
 def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
@@ -550,13 +545,17 @@ def _attach_address(run: Run, machine: str, made: dict[str, str]) -> None:
 
 def _take_address(run: Run) -> dict[str, Any]:
     """A new public address of the network, marked as the instance's: it goes when the instance goes."""
-    found = run.follow("address", "associateIpAddress", networkid=run.payload["network"])
-    tag = {"tags[0].key": EPHEMERAL, "tags[0].value": run.payload["name"]}
-    try:
-        run.follow("tag-address", "createTags", resourceids=found["id"], resourcetype="PublicIpAddress", **tag)
-    except CloudStackError as error:
-        error.entity = found["id"]
-        raise
+
+    def tag(address: str) -> None:
+        run.tag("tag-address", "PublicIpAddress", address, {EPHEMERAL: run.payload["name"]})
+
+    found = run.follow_with("address", "associateIpAddress", tag, networkid=run.payload["network"])
+    if not found["beside"]:
+        try:
+            tag(found["id"])
+        except CloudStackError as error:
+            error.entity = found["id"]
+            raise
     return {"id": found["id"]}
 
 

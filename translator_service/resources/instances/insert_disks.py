@@ -363,13 +363,23 @@ def _with_id(intent: intents.Intent) -> dict[str, str]:
 def make(run: Run, position: int) -> dict[str, Any]:
     """Make one of the disks of the payload, beside others: a part of a step."""
     one = run.payload["make"][position]
-    found = run.follow(f"disk/{position}", "createVolume", **one["create"])
+
+    def tag(volume: str, values: dict[str, str] = one["tags"]) -> None:
+        run.tag(f"tag-disk/{position}", "Volume", volume, values)
+
+    # Which type a snapshot's disk has, and so what its tags say, is known when it is there.
+    is_planned = "offering" in one
+    if is_planned:
+        found = run.follow(f"disk/{position}", "createVolume", **one["create"])
+    else:
+        found = run.follow_with(f"disk/{position}", "createVolume", tag, **one["create"])
     try:
-        where = {"resourceids": found["id"], "resourcetype": "Volume"}
-        if new_disks.is_of_another_type(one, found):
-            raise CloudStackError(431, new_disks.ANOTHER_TYPE)
-        tagged = tags.parameters(new_disks.tags_of(run.scope, one, found) if "offering" in one else one["tags"])
-        run.follow(f"tag-disk/{position}", "createTags", **where, **tagged)
+        if is_planned:
+            if new_disks.is_of_another_type(one, found):
+                raise CloudStackError(431, new_disks.ANOTHER_TYPE)
+            tag(found["id"], new_disks.tags_of(run.scope, one, found))
+        elif not found["beside"]:
+            tag(found["id"])
         if one.get("grow"):
             run.follow(f"grow-disk/{position}", "resizeVolume", id=found["id"], size=str(one["grow"]))
     except CloudStackError as error:
