@@ -368,13 +368,13 @@ def make(run: Run, position: int) -> dict[str, Any]:
         run.tag(f"tag-disk/{position}", "Volume", volume, values)
 
     # Which type a snapshot's disk has, and so what its tags say, is known when it is there.
-    is_planned = "offering" in one
-    if is_planned:
+    of_snapshot = "offering" in one
+    if of_snapshot:
         found = run.follow(f"disk/{position}", "createVolume", **one["create"])
     else:
         found = run.follow_with(f"disk/{position}", "createVolume", tag, **one["create"])
     try:
-        if is_planned:
+        if of_snapshot:
             if new_disks.is_of_another_type(one, found):
                 raise CloudStackError(431, new_disks.ANOTHER_TYPE)
             tag(found["id"], new_disks.tags_of(run.scope, one, found))
