@@ -42,7 +42,7 @@ def test_upgrade_then_check(folder: Path) -> None:
     for _ in range(2):
         done = db("upgrade")
         assert done.exit_code == 0, done.output
-        assert "auth: schema 0004" in done.output and "translator: schema 0004" in done.output
+        assert "auth: schema 0004" in done.output and "translator: schema 0005" in done.output
     looked = db("check")
     assert looked.exit_code == 0, looked.output
     assert looked.output.count("as this release") == 2

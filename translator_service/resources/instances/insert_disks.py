@@ -345,6 +345,8 @@ def claimed(run: Run, zone: Zone, parameters: dict[str, str]) -> dict[str, str]:
     """The parameters of a machine whose boot disk is made now, from what its intent says by now; sets the tags."""
     if (name := run.payload.get("intent")) is None:
         return parameters
+    # Of one that became another machine's before, this tells whose it is.
+    run.look("root-there", lambda scope: sources.find(scope, zone, name, "disks")[0])
     intent = intents.claim(run, zone, name)
     run.payload["disk_tags"] = {**intent.tags, **_with_id(intent)}
     boot = run.payload["kept"]
