@@ -1,6 +1,7 @@
-"""The SBOM of an image, CycloneDX JSON: its Python distributions, as `cyclonedx-py` finds them, and Debian packages.
+"""SBOMs of images, CycloneDX JSON: their Python distributions, as `cyclonedx-py` finds them, and Debian packages.
 
-Usage: sbom.py IMAGE PYTHON DPKG_STATUS FILE
+Usage: sbom.py PYTHON DPKG_STATUS IMAGE=FILE...
+The images have the same in them but for the package of their service, which is a part of one distribution.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -55,7 +57,7 @@ def python_itself(python: str) -> Component:
     )
 
 
-def main(image: str, python: str, status: Path, target: Path) -> None:
+def main(python: str, status: Path, targets: dict[str, Path]) -> None:
     find = [
         sys.executable,
         "-m",
@@ -68,8 +70,20 @@ def main(image: str, python: str, status: Path, target: Path) -> None:
         "-",
         python,
     ]
-    found = subprocess.run(find, check=True, capture_output=True, text=True).stdout
-    bom = Bom.from_json(json.loads(found))  # type: ignore[attr-defined,unused-ignore]
+    found = json.loads(subprocess.run(find, check=True, capture_output=True, text=True).stdout)
+    others = {*debian_packages(status.read_text()), python_itself(python)}
+    text = ""
+    for image, target in targets.items():
+        text = sbom(image, found, others)
+        target.write_text(text)
+    # They differ by a name, and looking at one takes as long as making all.
+    if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
+        raise SystemExit(f"the SBOM is not valid: {problem}")
+
+
+def sbom(image: str, found: dict[str, Any], others: set[Component]) -> str:
+    """found: what `cyclonedx-py` says; others: what else is in the image."""
+    bom = Bom.from_json(found)  # type: ignore[attr-defined,unused-ignore]
     own = next(one for one in bom.components if one.name == "gstack")
     # It was installed from a file that is gone; the name on PyPI is not ours.
     own.external_references.clear()
@@ -77,13 +91,11 @@ def main(image: str, python: str, status: Path, target: Path) -> None:
     bom.metadata.component = Component(
         type=ComponentType.CONTAINER, name=image, version=own.version, bom_ref=image, licenses=own.licenses
     )
-    bom.components.update(debian_packages(status.read_text()), {python_itself(python)})
+    bom.components.update(others)
     bom.register_dependency(bom.metadata.component, bom.components)
-    text = JsonV1Dot6(bom).output_as_string(indent=1)
-    if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
-        raise SystemExit(f"{image}: the SBOM is not valid: {problem}")
-    target.write_text(text)
+    return JsonV1Dot6(bom).output_as_string(indent=1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    pairs = (pair.partition("=") for pair in sys.argv[3:])
+    main(sys.argv[1], Path(sys.argv[2]), {image: Path(file) for image, _, file in pairs})
