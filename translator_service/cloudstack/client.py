@@ -28,7 +28,7 @@ from requests.structures import CaseInsensitiveDict
 from gstack.kernel import tracing
 from translator_service.cloudstack import rows
 from translator_service.cloudstack.circuit import Circuit
-from translator_service.cloudstack.errors import CloudStackError, MaybeDone, Unreachable
+from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError, MaybeDone, Unreachable
 from translator_service.cloudstack.pace import Pace
 from translator_service.cloudstack.rows import Row
 from translator_service.cloudstack.signing import signed_query
@@ -397,6 +397,15 @@ class Client:
         return self.endpoint.call(
             self.keys, command, self._owned({**(parameters or {}), **more}), write=True, deadline=self.deadline
         )
+
+    def rows_of_id(self, command: str, identity: str, /, **parameters: str) -> list[Row]:
+        """What a list has of this uuid: nothing of what is gone, or somebody else's."""
+        try:
+            return self.read(command, id=identity, **parameters).items
+        except CloudStackError as error:
+            if error.code not in NO_SUCH_ROW:
+                raise
+            return []
 
     def read_many(self, calls: Sequence[Call]) -> list[Answer]:
         """Several reads side by side, answers in the order of the calls; the first failure is raised."""

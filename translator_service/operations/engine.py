@@ -116,6 +116,14 @@ def _of_request(scope: Scope) -> sa.RowMapping | None:
     return row
 
 
+def check_room(scope: Scope, others: int = 0) -> None:
+    """Raises 429 when no more of the project's operations can be under way. others: that the one is to begin."""
+    limit = scope.environment.settings.operations_unfinished
+    if scope.store.unfinished_of(scope.project.key) + others >= limit:
+        text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
+        raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
+
+
 def _is_uuid(text: str) -> bool:
     try:
         return uuid.UUID(text).int != 0
@@ -141,10 +149,7 @@ def submit(
     preview: of what an insert makes, for `awaited`. group: id of the operations of one request. also: what it takes
     turns on besides its target, paths like it. Raises 429 when too many of the project's operations are not done.
     """
-    limit = scope.environment.settings.operations_unfinished
-    if scope.store.unfinished_of(scope.project.key) >= limit:
-        text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
-        raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
+    check_room(scope)
     name = _insert(scope, type, target, target_id, handler, payload, preview, group, also)
     row = scope.store.operation_by_name(name)
     assert row is not None

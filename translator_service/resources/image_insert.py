@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError, already_exists, invalid, unsupported
 from translator_service import places
-from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
+from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
 from translator_service.gce.labels import check_labels
@@ -196,10 +196,8 @@ def _snapshot(scope: Scope, text: str) -> _Source:
     path = scope.links.path("global", "snapshots", shown)
     found = scope.client.read("listVolumes", id=row["volumeid"]).items if row.get("volumeid") else []
     template = (templates(scope).find(found[0]["templateid"]) if found and found[0].get("templateid") else None) or {}
-    about, inherited = (
-        _told("sourceSnapshot", path, row["id"]),
-        _inherited(details.unpack(tags.of(row), tags.SNAPSHOT, {})),
-    )
+    about = _told("sourceSnapshot", path, row["id"])
+    inherited = _inherited(details.unpack(tags.of(row), tags.SNAPSHOT, {}))
     os_type = str(row.get("ostypeid") or template.get("ostypeid", ""))
     return _Source("snapshot", row["id"], size_gb(row.get("virtualsize") or 0), template, about, inherited, os_type)
 
@@ -354,12 +352,7 @@ def _remove(run: Run, template: str) -> None:
 
 def _rows(scope: Scope, template: str) -> list[Row]:
     """A row for each zone, none for one that is gone."""
-    try:
-        return scope.client.read("listTemplates", templatefilter="self", id=template).items
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        return []
+    return scope.client.rows_of_id("listTemplates", template, templatefilter="self")
 
 
 def _create(run: Run, made: dict[str, str]) -> None:

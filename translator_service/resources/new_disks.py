@@ -19,7 +19,7 @@ from gstack.compute.v1 import disks_pb2 as pb
 from gstack.compute.v1.snapshots_pb2 import Snapshot
 from gstack.kernel.errors import ApiError, already_exists, invalid
 from translator_service import places
-from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
+from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.jobs import object_of
 from translator_service.cloudstack.rows import Row
 from translator_service.gce import naming
@@ -147,10 +147,14 @@ def _blank(
 ) -> dict[str, Any]:
     assert disk_type.row is not None
     size = disk_types.size_of(scope, disk_type.row, wanted.sizeGb, _BODY.size, least)
-    parameters = {"name": wanted.name, "zoneid": zone.id, "diskofferingid": disk_type.row["id"]}
-    if disk_type.row.get("iscustomized"):
-        parameters["size"] = str(size)
+    parameters = of_offering(wanted.name, zone, disk_type.row, size)
     return {"parameters": parameters, "tags": view.tags_for(wanted.name, wanted, (), disk_type, None, **source)}
+
+
+def of_offering(name: str, zone: Zone, offering: Row, size: int) -> dict[str, str]:
+    """Parameters of createVolume for a blank disk. size: in GB, which is the offering's own unless that is free."""
+    found = {"name": name, "zoneid": zone.id, "diskofferingid": offering["id"]}
+    return found | ({"size": str(size)} if offering.get("iscustomized") else {})
 
 
 def _from_image(scope: Scope, zone: Zone, wanted: pb.Disk, field: str) -> dict[str, Any]:
@@ -223,12 +227,7 @@ def from_snapshot(scope: Scope, zone: Zone, wanted: pb.Disk, where: Fields = _BO
 
 def _disk_of(scope: Scope, row: Row) -> Row | None:
     """The volume of a snapshot. CloudStack asks what kind it is of now, not what it was."""
-    try:
-        return next(iter(scope.client.read("listVolumes", id=str(row.get("volumeid"))).items), None)
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        return None
+    return next(iter(scope.client.rows_of_id("listVolumes", str(row.get("volumeid")))), None)
 
 
 def _from_disk(scope: Scope, zone: Zone, wanted: pb.Disk) -> dict[str, Any]:

@@ -411,12 +411,7 @@ def _check_is_later(run: Run, volume: str, disk: str, refusal: CloudStackError) 
     volume that is moved or grows."""
     if _BUSY in refusal.text:
         return
-    try:
-        rows = run.client().read("listVolumes", id=volume).items
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        rows = []
+    rows = run.client().rows_of_id("listVolumes", volume)
     if not rows or rows[0].get("state") in _LOST:
         raise not_found(disk)
     _check_contents(disk, rows[0])

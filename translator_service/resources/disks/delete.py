@@ -13,7 +13,7 @@ from translator_service.operations import engine
 from translator_service.operations.run import Run, handler
 from translator_service.places import Zone
 from translator_service.resources.disks import intents, view
-from translator_service.resources.disks.find import find, look
+from translator_service.resources.disks.find import find, look, volume
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -67,16 +67,7 @@ def remove(run: Run, step: str, identity: str) -> None:
         try:
             scope.client.write("deleteVolume", id=identity)
         except CloudStackError as error:
-            if error.code not in NO_SUCH_ROW or _is_there(scope, identity):
+            if error.code not in NO_SUCH_ROW or volume(scope, identity) is not None:
                 raise
 
     run.look(step, work)
-
-
-def _is_there(scope: Scope, identity: str) -> bool:
-    try:
-        return any(view.is_shown(row) for row in scope.client.read("listVolumes", id=identity).items)
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        return False

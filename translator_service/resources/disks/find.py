@@ -110,6 +110,11 @@ def look(scope: Scope, zone: Zone, identity: str) -> Row | None:
     return found[1] if found else None
 
 
+def volume(scope: Scope, identity: str) -> Row | None:
+    """A row of listVolumes as it is now, None when there is none any more."""
+    return next((row for row in scope.client.rows_of_id("listVolumes", identity) if is_shown(row)), None)
+
+
 def of_machine(scope: Scope, zone: Zone, machine: Row, shown: str) -> tuple[list[Row], dict[str, str], list[Answer]]:
     """(volumes of a machine made elsewhere, their names by uuid, the answers they came from).
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from gstack.compute.v1 import images_pb2 as pb
 from gstack.kernel.errors import ApiError, invalid, unsupported
-from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
+from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.gce.fingerprints import check
 from translator_service.gce.labels import check_labels, label_fingerprint
@@ -97,13 +97,9 @@ def do_delete(run: Run) -> None:
 
 
 def _row(scope: Scope, template: str) -> Row | None:
-    try:
-        rows = scope.client.read("listTemplates", templatefilter="self", showunique="true", id=template).items
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        return None
-    return rows[0] if rows else None
+    return next(
+        iter(scope.client.rows_of_id("listTemplates", template, templatefilter="self", showunique="true")), None
+    )
 
 
 # Changes of what is kept

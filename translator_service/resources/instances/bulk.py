@@ -53,10 +53,7 @@ def bulk_insert(scope: Scope, request: pb.BulkInsertInstanceRequest) -> Message:
     if len(names) > 1 and (own := _only_one_can_have(wanted.instanceProperties)):
         field, what = own
         raise invalid(field, f"{what} can be one instance's only.")
-    limit = scope.environment.settings.operations_unfinished
-    if scope.store.unfinished_of(scope.project.key) + len(names) >= limit:
-        text = f"Quota 'CONCURRENT_OPERATIONS_PER_PROJECT' exceeded. Limit: {limit} operations that are not done."
-        raise ApiError(429, text, "rateLimitExceeded", retry_after=5)
+    engine.check_room(scope, len(names))
     hosts = {name: one.hostname for name, one in wanted.perInstanceProperties.items() if one.hostname}
     for name in dict.fromkeys([names[0], *hosts]):
         _checked(scope, zone, wanted.instanceProperties, name, hosts.get(name, ""))

@@ -21,7 +21,8 @@ from translator_service.networking import projection
 from translator_service.operations.cleanup import clear_away
 from translator_service.operations.run import OperationError, Run, handler
 from translator_service.resources.disks import view as disk_view
-from translator_service.resources.instances import attached, disks, find, metadata, sources
+from translator_service.resources.disks.delete import remove
+from translator_service.resources.instances import attached, disks, find, metadata
 from translator_service.rpc import rpc
 from translator_service.scope import Scope
 
@@ -86,7 +87,7 @@ def do_delete(run: Run) -> None:
         parts.append((f"A firewall of '{payload['name']}'", groups))
     for one in going:
         # A destroy that was cut short by a restart of CloudStack may have left them.
-        rest = partial(sources.delete_volume, run, f"delete-disk/{one['id']}", one["id"])
+        rest = partial(remove, run, f"delete-disk/{one['id']}", one["id"])
         parts.append((f"The disk '{disk_view.name_of(one)}'", rest))
     clear_away(run, parts)
     for one in staying:

@@ -172,12 +172,7 @@ def at_turn(scope: Scope, payload: dict[str, Any]) -> Row | None:
     What was awaited then is what its insert made: never another one that has taken the name since.
     """
     if payload["id"] is not None:
-        try:
-            rows = scope.client.read("listVirtualMachines", id=payload["id"], details=DETAILS).items
-        except CloudStackError as error:
-            if error.code not in NO_SUCH_ROW:
-                raise
-            rows = []
+        rows = scope.client.rows_of_id("listVirtualMachines", payload["id"], details=DETAILS)
         return next((row for row in rows if row.get("state") not in HIDDEN), None)
     found = look(scope, places.resolve_zone(scope, payload["zone"]), payload["name"])
     insert = scope.store.operation_by_name(payload[AWAITED])

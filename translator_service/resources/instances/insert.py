@@ -40,6 +40,7 @@ from translator_service.places import Zone
 from translator_service.resources import machine_types
 from translator_service.resources.common_metadata import check_metadata
 from translator_service.resources.disks import claims, intents
+from translator_service.resources.disks.delete import remove
 from translator_service.resources.images import references
 from translator_service.resources.instances import find, guests, insert_disks, metadata, roots, sources, view
 from translator_service.resources.instances.delete import destroy
@@ -575,7 +576,7 @@ def _undo(run: Run, zone: Zone, made: dict[str, str]) -> None:
         parts.append((f"The instance '{name}' ({made['machine']})", take_away))
     for key, identity in made.items():
         if key == "fresh" or key.startswith("disk/"):
-            volume = partial(sources.delete_volume, run, f"undo-{key}", identity)
+            volume = partial(remove, run, f"undo-{key}", identity)
             parts.append((f"A disk of '{name}' ({identity})", volume))
     if "address" in made:
         address = partial(run.job, "undo-address", "disassociateIpAddress", id=made["address"])

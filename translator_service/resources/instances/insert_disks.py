@@ -21,7 +21,7 @@ from translator_service.gce import naming
 from translator_service.gce.labels import check_labels
 from translator_service.gce.links import parse
 from translator_service.kept import details as kept
-from translator_service.kept import fields, tags
+from translator_service.kept import fields
 from translator_service.operations.run import Run
 from translator_service.places import Zone
 from translator_service.resources import disk_types, new_disks
@@ -278,9 +278,7 @@ def _further_disk(
         raise invalid(f"{below}.diskType", f"'{disk_type.name}'. No offering of the zone is of this type.")
     asked = initial.diskSizeGb or disk.diskSizeGb or (usual if disk_type.row.get("iscustomized") else 0)
     size = disk_types.size_of(scope, disk_type.row, asked, f"{below}.diskSizeGb")
-    create = {"name": name, "zoneid": zone.id, "diskofferingid": disk_type.row["id"]}
-    if disk_type.row.get("iscustomized"):
-        create["size"] = str(size)
+    create = new_disks.of_offering(name, zone, disk_type.row, size)
     made_tags = disk_view.tags_for(name, initial, disk.guestOsFeatures, disk_type, None)
     found.make.append({"name": name, "create": create, "tags": made_tags})
     found.names.append(name)
@@ -348,18 +346,12 @@ def claimed(run: Run, zone: Zone, parameters: dict[str, str]) -> dict[str, str]:
     # Of one that became another machine's before, this tells whose it is.
     run.look("root-there", lambda scope: sources.find(scope, zone, name, "disks")[0])
     intent = intents.claim(run, zone, name)
-    run.payload["disk_tags"] = {**intent.tags, **_with_id(intent)}
+    run.payload["disk_tags"] = intent.volume_tags
     boot = run.payload["kept"]
     if intent.size_gb == boot["sizeGb"]:
         return parameters
     grown = kept.parameters(kept.pack(kept.DISK, {**boot, "sizeGb": intent.size_gb}))
     return {**parameters, **grown, "rootdisksize": str(intent.size_gb)}
-
-
-def _with_id(intent: intents.Intent) -> dict[str, str]:
-    """The disk keeps the number that it had before there was a volume."""
-    about = kept.unpack(intent.tags, tags.DISK, {})
-    return tags.pack(tags.DISK, {**about, "id": intent.id})
 
 
 def make(run: Run, position: int) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from translator_service.cloudstack.errors import CloudStackError
 from translator_service.cloudstack.rows import Row
 from translator_service.operations.run import Run
 from translator_service.places import Zone
+from translator_service.resources.disks import find as disks
+from translator_service.resources.disks.delete import remove
 from translator_service.resources.images import templates
 from translator_service.resources.instances import sources
 from translator_service.resources.instances.disks import refused_attach
@@ -60,7 +62,7 @@ def deploy(run: Run, key: str, parameters: dict[str, str]) -> dict[str, Any]:
 
 def usable(scope: Scope, zone: Zone, name: str, identity: str, machine: str) -> Row:
     """The volume when it is to be put into a machine, which may have it already. Raises 404, and 400 in use."""
-    row = sources.volume(scope, identity)
+    row = disks.volume(scope, identity)
     return row if row and row.get("virtualmachineid") == machine else sources.unused(scope, zone, name, identity)
 
 
@@ -78,7 +80,7 @@ def put_in(run: Run, zone: Zone, machine: str, root: str, name: str, made: dict[
         except CloudStackError as error:
             raise refused_attach(run, zone, error, name) from None
     if fresh is not None:
-        sources.delete_volume(run, "delete-fresh", fresh)
+        remove(run, "delete-fresh", fresh)
         del made["fresh"]
 
 
@@ -97,7 +99,7 @@ def give_back(run: Run, machine: str, root: str) -> None:
     must stay."""
 
     def look(scope: Scope) -> str | None:
-        row = sources.volume(scope, root)
+        row = disks.volume(scope, root)
         return str(row.get("vmstate")) if row and row.get("virtualmachineid") == machine else None
 
     state = run.look("undo-root", look)

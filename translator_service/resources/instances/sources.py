@@ -5,13 +5,11 @@ from __future__ import annotations
 from gstack.compute.v1 import instances_pb2 as pb
 from gstack.kernel.errors import invalid, not_found, unsupported
 from translator_service import places
-from translator_service.cloudstack.errors import NO_SUCH_ROW, CloudStackError
 from translator_service.cloudstack.rows import Row
-from translator_service.operations.run import Run
 from translator_service.places import Zone
 from translator_service.resources.disks import find as disks
 from translator_service.resources.disks import intents
-from translator_service.resources.disks.view import DESTROYED_MACHINE, is_shown, size_gb
+from translator_service.resources.disks.view import DESTROYED_MACHINE, size_gb
 from translator_service.scope import Scope
 
 # GCE's own bound of the disks of an instance. CloudStack's is the hypervisor's, which users may not ask for.
@@ -47,32 +45,11 @@ def check_unused(scope: Scope, zone: Zone, name: str, row: Row) -> None:
 
 def unused(scope: Scope, zone: Zone, name: str, identity: str) -> Row:
     """The volume as it is when an operation's turn has come. Raises 404, and 400 when a machine has it by now."""
-    row = volume(scope, identity)
+    row = disks.volume(scope, identity)
     if row is None:
         raise not_found(scope.links.path(zone.path, "disks", name))
     check_unused(scope, zone, name, row)
     return row
-
-
-def volume(scope: Scope, identity: str) -> Row | None:
-    """A row of listVolumes, None when there is none any more."""
-    try:
-        rows = scope.client.read("listVolumes", id=identity).items
-    except CloudStackError as error:
-        if error.code not in NO_SUCH_ROW:
-            raise
-        return None
-    return next((row for row in rows if is_shown(row)), None)
-
-
-def delete_volume(run: Run, step: str, identity: str) -> None:
-    """One that no machine has, if it is still there."""
-
-    def work(scope: Scope) -> None:
-        if volume(scope, identity) is not None:
-            scope.client.write("deleteVolume", id=identity)
-
-    run.look(step, work)
 
 
 def check(disk: pb.AttachedDisk, field: str, row: Row) -> None:
