@@ -29,6 +29,7 @@ from simulator.app import Simulator
 from tests.auth import Auth
 from tests.waits import LONG, until
 from translator_service import resources
+from translator_service.cloudstack import jobs
 from translator_service.cloudstack.client import Endpoint
 from translator_service.gce.names_file import NameMap
 from translator_service.gce.paging import Pager
@@ -123,6 +124,12 @@ def simulated(cloud_server: Cloud) -> Cloud:
     """A fresh demo cloud."""
     cloud_server.reset()
     return cloud_server
+
+
+@pytest.fixture
+def quick_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
+    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
 
 
 @pytest.fixture(scope="session")

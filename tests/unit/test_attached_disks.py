@@ -14,16 +14,13 @@ from tests.unit.made import ask, first, job, machine, tag, volume
 from tests.unit.test_disks import Calls
 from tests.unit.test_instances import IMAGE, ZONE_LINK, Finish, delete, done, get, insert, refused, row_of, wanted
 from tests.unit.test_instances_insert import boot
-from translator_service.cloudstack import jobs
 from translator_service.kept import details, tags
 from translator_service.scope import Scope
 
 COMMON = {"project": "demo", "zone": "ch-zh-1"}
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from tests.unit.test_instances import (
     wanted,
 )
 from tests.unit.test_instances_insert import boot, root_volume
-from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.resources import machine_types
 from translator_service.scope import Scope
@@ -39,9 +38,7 @@ WWW = "https://www.googleapis.com/compute/v1"
 PUBLIC = "projects/debian-cloud/global/images/linux-debian-12-64-bit"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture

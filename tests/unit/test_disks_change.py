@@ -24,7 +24,6 @@ from tests.unit.test_disks import names as listed
 from tests.unit.test_disks_insert import IMAGE, insert, left_behind, row_of
 from tests.unit.test_instances import Finish, done, refused
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.gce.labels import label_fingerprint
 from translator_service.gce.naming import number
 from translator_service.kept import tags
@@ -37,8 +36,7 @@ KINDS = ("data-1", "boot-1")
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+def _quick(monkeypatch: pytest.MonkeyPatch, quick_jobs: None) -> None:
     monkeypatch.setattr(engine, "_LOOK", 0.02)
 
 

@@ -21,7 +21,6 @@ from tests.unit.made import ask, first, job, machine, until, volume
 from tests.unit.test_disks import Calls, get
 from tests.unit.test_disks import names as listed
 from tests.unit.test_instances import Finish, done, refused
-from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.kept import tags
 from translator_service.operations import engine
@@ -34,8 +33,7 @@ PUBLIC = "projects/debian-cloud/global/images/family/debian-12"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+def _quick(monkeypatch: pytest.MonkeyPatch, quick_jobs: None) -> None:
     monkeypatch.setattr(engine, "_LOOK", 0.02)
 
 

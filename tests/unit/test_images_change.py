@@ -28,7 +28,6 @@ from tests.unit.test_images_insert import (
     templates_of,
 )
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.kept import tags
 from translator_service.resources.images import references
 from translator_service.rpc import METHODS
@@ -38,10 +37,7 @@ ROLE = "roles/compute.imageUser"
 DEBIAN = "linux-debian-12-64-bit"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the simulated cloud does takes 20 ms, so asking for it more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture(params=["template", "second name"])

@@ -17,7 +17,6 @@ from tests.conftest import LINK_BASE, Cloud, OpenScope
 from tests.unit.killed import killed_once
 from tests.unit.made import ask, first, job, machine, until, volume
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.operations.run import Parked, Run
 from translator_service.resources import image_insert
@@ -32,9 +31,8 @@ FILE = "https://files.example.org/debian-12.qcow2"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch, quick_jobs: None) -> None:
     """What the simulated cloud does takes 20 ms, so asking for it more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
     monkeypatch.setattr(image_insert, "_LOOK", 0.02)
 
 

@@ -21,7 +21,6 @@ from tests.unit.test_firewalls import insert as insert_firewall
 from tests.unit.test_firewalls import rule
 from tests.waits import LONG
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.kept import details
 from translator_service.kept.store import Store
@@ -52,10 +51,7 @@ def while_state(file: str, what: str, state: str) -> dict[str, Any]:
     return recorded_rows(file, f"{what}: listVirtualMachines while state={state}")[0]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 # What these tests and those of insert and delete do

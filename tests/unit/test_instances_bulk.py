@@ -25,7 +25,6 @@ from tests.unit.test_instances import (
     user_data,
     wanted,
 )
-from translator_service.cloudstack import jobs
 from translator_service.kept.store import Store
 from translator_service.operations.engine import replay
 from translator_service.resources.instances import bulk
@@ -35,8 +34,7 @@ ZONE = "ch-zh-1"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+def _quick(monkeypatch: pytest.MonkeyPatch, quick_jobs: None) -> None:
     monkeypatch.setattr(bulk, "_PAUSE", 0.05)
 
 

@@ -30,15 +30,10 @@ from tests.unit.test_instances import (
     row_of,
     wanted,
 )
-from translator_service.cloudstack import jobs
 from translator_service.cloudstack.errors import CloudStackError
 from translator_service.scope import Scope
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture

@@ -37,7 +37,6 @@ from tests.unit.test_instances import (
     user_data,
     wanted,
 )
-from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.kept import details
 from translator_service.kept.ssh_keys import SshKey
@@ -52,10 +51,7 @@ RANDOM = "".join(hashlib.sha256(b"%d" % n).hexdigest() for n in range(800))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBmE0E0r7FhJ8CzTzGm0uZJ5sm9Mjg6K4WQnCX1pLRUw"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 def boot(**fields: Any) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from tests.unit.test_instances import (
     row_of,
     wanted,
 )
-from translator_service.cloudstack import jobs
 from translator_service.gce import naming
 from translator_service.operations.engine import replay
 from translator_service.resources import machine_types
@@ -40,10 +39,7 @@ ZONE = "ch-zh-1"
 TYPES = f"zones/{ZONE}/machineTypes"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of the simulated cloud take 20 ms, so asking for them more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from tests.unit.test_disks import Calls
 from tests.unit.test_instances import IMAGE, ZONE_LINK, Finish, delete, done, get, insert, refused, row_of, wanted
 from tests.unit.test_instances_insert import NOTHING, left_behind
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.kept import details, tags
 from translator_service.operations import engine
 from translator_service.resources.disks import intents
@@ -30,9 +29,7 @@ __all__ = ["calls"]
 BOOT = pb.AttachedDisk(boot=True, autoDelete=True, initializeParams={"sourceImage": IMAGE})
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 def with_disks(*disks: pb.AttachedDisk, name: str = "web-1", **fields: Any) -> pb.Instance:

@@ -19,7 +19,6 @@ from tests.conftest import LINK_BASE, Cloud, OpenScope, recorded, recorded_rows
 from tests.unit.killed import killed_once
 from tests.unit.made import ask, first, job, machine, network, tag, until, volume
 from translator_service import places
-from translator_service.cloudstack import jobs
 from translator_service.gce.naming import number
 from translator_service.kept import tags
 from translator_service.resources import snapshots
@@ -34,9 +33,8 @@ E = "e-snapshots-templates"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch, quick_jobs: None) -> None:
     """What the simulated cloud does takes 20 ms, so asking for it more seldom would only be waiting."""
-    monkeypatch.setattr(jobs, "_PAUSES", (0.02,) * 100)
     monkeypatch.setattr(snapshots, "_PAUSES", (0.05,) * 20)
 
 
